@@ -1,0 +1,68 @@
+"""What a stage is: a function of (settings, input artifacts, seed) to one output artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from hanlin.artifacts.progress import Progress, Silent
+from hanlin.artifacts.store import Artifact
+
+
+class Settings(BaseModel):
+    """Base of every settings model: unknown keys are refused, types are not coerced, fields are fixed once made.
+
+    Every field has a docstring below it: `hanlin recipe schema` prints it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass
+class StageContext:
+    """What a stage is given beside its settings."""
+
+    workdir: Path
+    """Where the artifact is built. It survives an interruption: what is found there was left by the same settings,
+    inputs and seed, and may be continued. When the stage returns, the whole folder becomes the artifact."""
+    inputs: dict[str, Artifact]
+    """Input artifacts by the name of the setting that refers to them (`corpus`, `tokenizer`, `data`, `model`)."""
+    seed: int = 0
+    progress: Progress = field(default_factory=Silent)
+    seconds_left: float | None = None
+    """What is left of the recipe's `minutes` when a stage's settings are resolved; None: no limit was given."""
+
+
+@dataclass(frozen=True)
+class Stage(Generic[S]):
+    """A kind of stage, as recipes know it."""
+
+    kind: str
+    settings: type[S]
+    run: Callable[[S, StageContext], dict[str, Any]]
+    """Builds the artifact in `context.workdir` and returns its figures (JSON-able numbers and small tables)."""
+    inputs: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    """Settings fields that name another stage (or the path of an artifact, or of a Hugging Face directory), each with
+    the kinds accepted there. The artifact is handed over in `context.inputs` under the field's name; a field that is
+    None is left out."""
+    paths: tuple[str, ...] = ()
+    """Settings fields that hold paths of the user's files: what is in the files counts (`fingerprint`), not where."""
+    fingerprint: Callable[[S], Any] | None = None
+    """What of the outside world (input files) the result depends on; it goes into the artifact's id."""
+    resolve: Callable[[S, StageContext], S] | None = None
+    """Replaces every `auto` by a number before the stage runs, by measuring the machine if need be. It is called once:
+    the answer is kept in the run's directory and in its recipe.yaml, so that a run that is resumed or repeated does
+    the same. Its `context.workdir` is a scratch folder."""
+    version: int = 1
+    """Raised when the same settings begin to give another result."""
+    transient: tuple[str, ...] = ()
+    """Folders of `workdir` that serve resuming only (checkpoints) and are no part of the artifact."""
+    trains: bool = False
+    """True for a stage that makes a model: a recipe must then have an exam for it."""

@@ -1,0 +1,1 @@
+"""Floor 7: the `hanlin` command. One file a verb, no logic of its own."""

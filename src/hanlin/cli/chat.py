@@ -1,0 +1,74 @@
+"""`hanlin chat`: talk to a model in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hanlin.cli.generate import Dtype
+
+
+def chat(
+    model: Annotated[
+        Path, typer.Argument(help="A model's directory: a stage of a run, or any Hugging Face directory.")
+    ],
+    system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample among the likeliest that hold this share of probability.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens an answer.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answers.")] = 0,
+    dtype: Annotated[Dtype, typer.Option(help="Precision of weights and computation.")] = Dtype.float32,
+) -> None:
+    """Talk to a model.
+
+    /new begins again, /undo takes the last turn back, /quit or Ctrl-D leaves; Ctrl-C stops an answer.
+    """
+    import sys
+
+    import hanlin
+    from hanlin.cli.console import make_console
+
+    console = make_console()
+    loaded = hanlin.load(model, dtype=dtype.value)
+    start: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+    messages = list(start)
+    if console.is_terminal:
+        console.print(f"[dim]{model}. /new begins again, /undo takes the last turn back, /quit leaves.[/dim]")
+    turn = 0
+    while True:
+        try:
+            line = input("› " if sys.stdin.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        if line in ("/quit", "/exit"):
+            return
+        if line == "/new":
+            messages = list(start)
+            continue
+        if line == "/undo":
+            if len(messages) > len(start):
+                messages = messages[:-2]
+            continue
+        if line.startswith("/"):
+            console.print("[dim]Commands: /new, /undo, /quit.[/dim]")
+            continue
+        if not line:
+            continue
+        messages.append({"role": "user", "content": line})
+        answer = ""
+        try:
+            for delta in loaded.stream_chat(
+                messages, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed + turn
+            ):
+                # Control characters of a model's output must not reach the terminal.
+                text = "".join(c for c in delta.text if c.isprintable() or c in "\n\t")
+                answer += delta.text
+                print(text, end="", flush=True)
+        except KeyboardInterrupt:
+            console.print(" [dim](stopped)[/dim]", end="")
+        print()
+        messages.append({"role": "assistant", "content": answer})
+        turn += 1

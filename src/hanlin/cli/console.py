@@ -1,0 +1,212 @@
+"""What the terminal shows: progress of stages, tables of exams, the end of a run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from hanlin.artifacts import Artifact, Progress
+from hanlin.recipes.results import last_model, sample_answers
+from hanlin.recipes.runner import Reporter, Run
+
+
+def make_console(stderr: bool = False) -> Console:
+    """A console whose width is bounded where there is no terminal to ask."""
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=120)
+
+
+class _Bar:
+    """One stage's progress: a bar with an honest time left, and lines that stay."""
+
+    def __init__(self, owner: ConsoleReporter, name: str) -> None:
+        self.owner, self.name = owner, name
+        self.started = time.monotonic()
+        self.done, self.total, self.note = 0.0, None, ""
+        self.points: list[tuple[float, float]] = []
+        self.printed = self.started
+
+    def update(self, done: float, total: float | None, note: str = "") -> None:
+        now = time.monotonic()
+        if total != self.total or done < self.done:
+            self.points = []
+        self.done, self.total, self.note = done, total, note
+        if not self.points or now - self.points[-1][0] >= 0.5:
+            self.points = [*self.points[-120:], (now, done)]
+        if self.owner.live:
+            self.owner.live.update(self.render())
+        elif now - self.printed >= 15:
+            self.printed = now
+            self.owner.console.print(self.line(), markup=False)
+
+    def say(self, line: str) -> None:
+        self.owner.console.print(f"  [dim]{escape(line)}[/dim]")
+
+    def seconds_left(self) -> float | None:
+        """From the rate over the last minute or so: what the work costs now, not what its beginning cost."""
+        if self.total is None or len(self.points) < 2:
+            return None
+        (then, before), (now, done) = self.points[0], self.points[-1]
+        if done <= before:
+            return None
+        left = (self.total - done) * (now - then) / (done - before)
+        return max(0.0, left - (time.monotonic() - now))
+
+    def line(self) -> str:
+        share = f"{self.done / self.total:4.0%}" if self.total else ""
+        left = self.seconds_left()
+        time_left = f", {clock(left)} left" if left is not None else ""
+        return f"  {self.name}: {share} after {clock(time.monotonic() - self.started)}{time_left}  {self.note}"
+
+    def render(self) -> Group:
+        grid = Table.grid(padding=(0, 1))
+        left = self.seconds_left()
+        share = f"{min(1.0, self.done / self.total):4.0%}" if self.total else "    "
+        grid.add_row(
+            Text(f"  {self.name:16}", style="bold"),
+            ProgressBar(total=self.total, completed=self.done, width=32),
+            share,
+            clock(time.monotonic() - self.started),
+            f"{clock(left)} left" if left is not None else "",
+            Text(self.note, style="dim"),
+        )
+        return Group(grid)
+
+
+class ConsoleReporter(Reporter):
+    """Shows a run in the terminal; without one it prints a line now and then."""
+
+    def __init__(self) -> None:
+        self.console = make_console()
+        self.live: Live | None = None
+        self.bar: _Bar | None = None
+        self.names: list[str] = []
+        self.width = 14
+
+    def __enter__(self) -> ConsoleReporter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+    def plan(self, names: list[str]) -> None:
+        self.names = names
+        self.width = max(len(name) for name in names)
+        self.console.print("[bold]stages[/bold]  " + " → ".join(names))
+
+    def begin(self, name: str, kind: str, resumed: bool) -> Progress:
+        self._close()
+        if resumed:
+            self.console.print(f"  [yellow]{name}: going on from where it was stopped[/yellow]")
+        self.bar = _Bar(self, name)
+        if self.console.is_terminal:
+            bar = self.bar
+            self.live = Live(get_renderable=bar.render, console=self.console, refresh_per_second=4, transient=True)
+            self.live.start()
+        return self.bar
+
+    def end(self, name: str, artifact: Artifact, reused: bool) -> None:
+        self._close()
+        what = "was done already" if reused else f"{clock(artifact.manifest.seconds)}"
+        style = "dim" if reused else "green"
+        self.console.print(
+            f"[{style}]✓[/{style}] [bold]{name:{self.width}}[/bold] [dim]{what:>8}[/dim]  {summary(artifact)}"
+        )
+
+    def _close(self) -> None:
+        if self.live:
+            self.live.stop()
+            self.live = None
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def summary(artifact: Artifact) -> str:
+    """One line on what a stage made, from its figures."""
+    figures = artifact.figures
+    kind = artifact.manifest.kind
+    if kind == "exam":
+        parts = [
+            f"{task} {_main(metrics)[1]['value']:.3f}" for task, metrics in figures.get("tasks", {}).items() if metrics
+        ]
+        return escape(", ".join(parts))
+    if kind == "corpus":
+        records = figures["ledger"]["records"]
+        return "documents: " + ", ".join(f"{records[key]:,} {key}" for key in ("kept", "dropped", "quarantined"))
+    if kind in ("pretrain", "sft"):
+        steps, tokens, speed = figures["steps"], figures["tokens"], figures["tokens_per_second"]
+        return f"{steps:,} steps, {tokens:,} tokens at {speed:,.0f} tokens/s"
+    plain = [f"{key.replace('_', ' ')} {value:,}" for key, value in figures.items() if isinstance(value, int)]
+    return ", ".join(plain[:5])
+
+
+def _main(metrics: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    name = next(iter(metrics))
+    return name, metrics[name]
+
+
+def exam_table(name: str, exam: Artifact) -> Table:
+    """An exam's figures with intervals, beside random weights."""
+    return figures_table(name, exam.figures)
+
+
+def figures_table(title: str, figures: dict[str, Any]) -> Table:
+    """Figures of an exam as a table: task, metric, value, 95 % interval, items, the same of random weights."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in ("task", "metric"):
+        table.add_column(column)
+    for column in ("value", "95 % interval", "items", "random weights"):
+        table.add_column(column, justify="right")
+    for task, metrics in figures.get("tasks", {}).items():
+        for metric, entry in metrics.items():
+            random = figures.get("random", {}).get(task, {}).get(metric)
+            table.add_row(
+                task,
+                metric,
+                f"[bold]{entry['value']:.3f}[/bold]",
+                f"{entry['low']:.3f} – {entry['high']:.3f}",
+                f"{entry['n']:,}",
+                f"{random['value']:.3f}" if random else "",
+            )
+    return table
+
+
+def show_end(run: Run, report: Path) -> None:
+    """The end of a run: the last exam's table, gates, five questions with answers, the report, what to type next."""
+    console = make_console()
+    exams = [artifact for artifact in run.artifacts.values() if artifact.manifest.kind == "exam"]
+    if exams:
+        console.print()
+        console.print(exam_table(exams[-1].manifest.stage, exams[-1]))
+    for exam in exams:
+        for gate in exam.figures.get("gates", []):
+            mark = "[green]passed[/green]" if gate.get("passed") else "[red]failed[/red]"
+            console.print(f"gate {mark}  {escape(gate.get('text', ''))}")
+    samples = sample_answers(exams[-1]) if exams else []
+    if samples:
+        console.print("\n[bold]questions and answers[/bold]")
+        for sample in samples:
+            verdict = "[green]✓[/green]" if sample.get("correct") else "[red]✗[/red]"
+            console.print(f"{verdict} [cyan]{escape(sample['prompt'].strip())}[/cyan]")
+            console.print(f"    {escape(sample['output'].strip())}")
+    console.print(f"\nreport   {report}")
+    model = last_model(run.artifacts)
+    if model:
+        template = (model.path / "chat_template.jinja").is_file() and model.manifest.kind != "pretrain"
+        line = f"hanlin chat {model.path}" if template else f'hanlin generate {model.path} --raw --prompt "…"'
+        console.print(f"{'talk to it' if template else 'try it'}   [bold]{line}[/bold]")
+    sys.stdout.flush()

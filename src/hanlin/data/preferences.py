@@ -1,0 +1,152 @@
+"""Preference data read as it is: pairs, KTO labels and ranked answers, each as `Preference`s."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from hanlin.data.formats import PREFERENCE_FORMS, ReadReport, answer_messages, prompt_messages, read_forms
+from hanlin.data.messages import RowError, parse_messages, parse_tools, text_of, with_system
+from hanlin.tokenization import Message
+
+
+@dataclass
+class Preference:
+    """Two answers to one prompt, of which one is preferred; or one answer with a judgement (KTO), the other then None."""
+
+    prompt: list[Message]
+    chosen: list[Message] | None
+    """The better answer's messages: those after the prompt"""
+    rejected: list[Message] | None
+    margin: float | None = None
+    """How much better, in the data's own units; None when it does not say"""
+    tools: list[dict[str, Any]] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+_TURN = re.compile(r"\n\n(Human|Assistant):[ \n]?")
+
+
+def _transcript(text: str, name: str) -> list[Message]:
+    """An HH-RLHF transcript as messages."""
+    pieces = _TURN.split(text)
+    if pieces[0].strip() or len(pieces) < 3:
+        raise RowError(f'{name} does not begin with "\\n\\nHuman:"')
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [
+        Message(role=roles[speaker], content=content.strip()) for speaker, content in zip(pieces[1::2], pieces[2::2])
+    ]
+
+
+def _common(chosen: list[Message], rejected: list[Message]) -> list[Message]:
+    """The messages with which both begin and that end before the assistant's last word: the implicit prompt."""
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+        shared += 1
+    if not shared:
+        raise RowError("chosen and rejected do not begin with the same message, and there is no prompt")
+    return chosen[:shared]
+
+
+def _pair(row: dict[str, Any], form: str) -> Preference:
+    if form == "hh-rlhf":
+        chosen, rejected = _transcript(row["chosen"], "chosen"), _transcript(row["rejected"], "rejected")
+        prompt = _common(chosen, rejected)
+        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+    else:
+        chosen, rejected = answer_messages(row["chosen"], "chosen"), answer_messages(row["rejected"], "rejected")
+        if form == "sharegpt-preference":
+            prompt = parse_messages(row["conversations"], "conversations")
+        elif row.get("prompt") is not None:
+            prompt = prompt_messages(row["prompt"])
+            # Some files repeat the prompt at the beginning of both answers.
+            if all(answer[: len(prompt)] == prompt and len(answer) > len(prompt) for answer in (chosen, rejected)):
+                chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+        elif row.get("instruction") is not None:
+            given = text_of(row.get("input") or "", "input")
+            question = text_of(row["instruction"], "instruction")
+            prompt = [Message(role="user", content=f"{question}\n{given}" if given else question)]
+        elif isinstance(row["chosen"], str) or isinstance(row["rejected"], str):
+            raise RowError("chosen and rejected are texts, and there is no prompt")
+        else:
+            prompt = _common(chosen, rejected)
+            chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+    return Preference(with_system(prompt, row.get("system")), chosen, rejected, _number(row.get("margin"), "margin"))
+
+
+def _number(value: Any, name: str) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        if not isinstance(value, bool) and math.isfinite(number := float(value)):
+            return number
+        raise ValueError
+    except (TypeError, ValueError):
+        raise RowError(f"{name} should be a number, not {value!r}") from None
+
+
+def _judged(row: dict[str, Any]) -> Preference:
+    label = row["label"] if row.get("label") is not None else row["kto_tag"]
+    good = label if isinstance(label, bool) else str(label).lower() == "true"
+    if row.get("prompt") is not None and row.get("completion") is not None:
+        prompt, answer = prompt_messages(row["prompt"]), answer_messages(row["completion"], "completion")
+    elif row.get("instruction") is not None:
+        given = text_of(row.get("input") or "", "input")
+        question = text_of(row["instruction"], "instruction")
+        prompt = [Message(role="user", content=f"{question}\n{given}" if given else question)]
+        answer = answer_messages(row["output"], "output")
+    else:
+        name = "messages" if row.get("messages") is not None else "conversations"
+        messages = parse_messages(row[name], name)
+        prompt, answer = messages[:-1], messages[-1:]
+    return Preference(with_system(prompt, row.get("system")), answer if good else None, None if good else answer)
+
+
+def _ranked(row: dict[str, Any]) -> list[Preference]:
+    """Every pair of answers with different scores; the margin is the scores' difference."""
+    responses, scores = row["responses"], row["scores"]
+    if not isinstance(responses, list) or not isinstance(scores, list):
+        raise RowError("responses and scores should be lists")
+    if len(cast(list[Any], responses)) != len(cast(list[Any], scores)) or len(responses) < 2:
+        raise RowError(f"{len(responses)} responses with {len(scores)} scores: two or more of each are needed")
+    prompt = with_system(prompt_messages(row["query"] if row.get("query") is not None else row["prompt"]), row.get("system"))
+    answers = [answer_messages(value, f"responses[{index}]") for index, value in enumerate(responses)]
+    values = [_number(value, f"scores[{index}]") for index, value in enumerate(scores)]
+    pairs: list[Preference] = []
+    for better, high in zip(answers, values):
+        for worse, low in zip(answers, values):
+            if high is None or low is None:
+                raise RowError("a score is missing")
+            if high > low:
+                pairs.append(Preference(prompt, better, worse, high - low))
+    if not pairs:
+        raise RowError("all scores are equal: no answer is preferred")
+    return pairs
+
+
+def to_preferences(row: dict[str, Any], form: str) -> list[Preference]:
+    """A preference row as one preference, or, for a ranked one, all its pairs. Raises RowError with the reason."""
+    found = _ranked(row) if form == "ranked" else [_judged(row) if form == "kto" else _pair(row, form)]
+    tools = parse_tools(row.get("tools"))
+    for preference in found:
+        preference.tools = tools
+        if not preference.prompt:
+            raise RowError("there is no prompt")
+        for name, answer in (("chosen", preference.chosen), ("rejected", preference.rejected)):
+            if answer is not None and (not answer or answer[0].role != "assistant"):
+                raise RowError(f"{name} is not an assistant's answer")
+        if preference.chosen == preference.rejected:
+            raise RowError("chosen and rejected are the same")
+    return found
+
+
+def read_preferences(paths: Path | Iterable[Path]) -> tuple[list[Preference], ReadReport]:
+    """Every preference in a file, a folder of files, or several of either, with the account of the reading.
+
+    `report.read` counts rows; a ranked row gives several preferences. Raises HanlinError for a file of unknown form.
+    """
+    return read_forms([paths] if isinstance(paths, Path) else paths, PREFERENCE_FORMS, to_preferences)

@@ -1,0 +1,41 @@
+"""Floor 3: the exam: tasks, scoring, paired comparison, gates.
+
+    tasks.py (YAML) ─ items.py, cloze.py (questions) ─ scoring.py, bits.py (the model's part) ─ answers.py (marks)
+                                                       └─ results.py (figures) ─ statistics.py (intervals) ─ gates.py
+
+`runner.py` holds an exam; `exam.py` is the stage; `library/` has the ready tasks. Settings are read without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hanlin.evaluation.exam import EXAM_STAGE, ExamSettings
+    from hanlin.evaluation.gates import Gate
+    from hanlin.evaluation.items import Item
+    from hanlin.evaluation.runner import ExamResult, run_exam
+    from hanlin.evaluation.scoring import Mark
+    from hanlin.evaluation.tasks import Task, library, plan_task
+
+_HOMES = {
+    "EXAM_STAGE": "exam",
+    "ExamResult": "runner",
+    "ExamSettings": "exam",
+    "Gate": "gates",
+    "Item": "items",
+    "Mark": "scoring",
+    "Task": "tasks",
+    "library": "tasks",
+    "plan_task": "tasks",
+    "run_exam": "runner",
+}
+__all__ = ["EXAM_STAGE", "ExamResult", "ExamSettings", "Gate", "Item", "Mark", "Task", "library", "plan_task", "run_exam"]
+
+
+def __getattr__(name: str) -> Any:
+    # numpy and jinja2 are imported by those who hold an exam, not by those who ask for help.
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"hanlin.evaluation.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'hanlin.evaluation' has no attribute {name!r}")

@@ -1,0 +1,252 @@
+"""Intervals for every figure of an exam, and paired tests for its gates. numpy only: the tails are computed exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+RESAMPLES = 1_000
+PERMUTATIONS = 10_000
+EXACT_FLIPS = 14
+"""Up to this many pairs, the sign-flip test enumerates all 2^n sign patterns instead of drawing them."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its uncertainty: standard error and 95 % interval, over `n` items."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    standard_error: float
+
+    def as_dict(self, **more: Any) -> dict[str, Any]:
+        """The form in which figures are kept: value, low, high, n, standard_error, and what else is given."""
+        return {
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "n": self.n,
+            "standard_error": self.standard_error,
+            **more,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A paired difference after − before, its 95 % interval, and a one-sided p-value.
+
+    `p_value` is for the null hypothesis "the difference is not above `threshold`": small means that it is above.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+    test: str
+
+
+def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
+    """A proportion with Wilson's score interval (Wilson 1927, J. Am. Stat. Assoc. 22, 209–212).
+
+    Unlike value ± 1.96 standard errors it stays within [0, 1] and does not collapse at 0 of n or n of n.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} of {n} is not a proportion")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = successes / n
+    scale = 1 + z * z / n
+    middle = (share + z * z / (2 * n)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low = 0.0 if successes == 0 else middle - half
+    high = 1.0 if successes == n else middle + half
+    return Estimate(share, low, high, n, math.sqrt(share * (1 - share) / n))
+
+
+def bootstrap_ratio(
+    numerators: Sequence[float] | Floats,
+    denominators: Sequence[float] | Floats,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """Σ numerators / Σ denominators with a percentile interval, resampling whole clusters (documents) with replacement.
+
+    Tokens of one document are not independent, so the document is what is drawn (Davison & Hinkley 1997, §2.4, §3.8).
+    The point estimate always lies within the interval. Needs at least two clusters; with one there is no spread to see,
+    and ValueError is raised.
+    """
+    top, bottom = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    if top.shape != bottom.shape or top.ndim != 1 or len(top) < 2:
+        raise ValueError("a bootstrap needs two or more clusters, each with a numerator and a denominator")
+    if not (bottom > 0).all():
+        raise ValueError("every cluster's denominator must be above 0")
+    value = float(top.sum() / bottom.sum())
+    draws = _resampled_ratios(top, bottom, seed, resamples)
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(value, min(float(low), value), max(float(high), value), len(top), float(draws.std(ddof=1)))
+
+
+def bootstrap_mean(values: Sequence[float] | Floats, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
+    """A mean with a percentile bootstrap interval."""
+    array = np.asarray(values, np.float64)
+    return bootstrap_ratio(array, np.ones_like(array), seed, resamples)
+
+
+def _resampled_ratios(top: Floats, bottom: Floats, seed: int, resamples: int) -> Floats:
+    """One ratio per resample. How often each cluster is drawn is multinomial, so a resample is one matrix product."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    n = len(top)
+    columns = np.stack([top, bottom], axis=1)
+    rows = max(1, min(resamples, 4_000_000 // n))  # at most 32 MB of counts at a time
+    parts: list[Floats] = []
+    done = 0
+    while done < resamples:
+        size = min(rows, resamples - done)
+        counts = rng.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
+        sums = counts @ columns
+        parts.append(sums[:, 0] / sums[:, 1])
+        done += size
+    return np.concatenate(parts)
+
+
+def binomial_tail(successes: int, n: int) -> float:
+    """P(X ≥ successes) for X ~ Binomial(n, 1/2), by exact integer arithmetic."""
+    if successes <= 0:
+        return 1.0
+    if successes > n:
+        return 0.0
+    # Sum the shorter side: C(n, k) from its neighbour costs one multiplication and one exact division.
+    if 2 * successes > n:
+        return _ratio(_binomial_sum(n, n - successes), n)
+    return _ratio((1 << n) - _binomial_sum(n, successes - 1), n)
+
+
+def _binomial_sum(n: int, last: int) -> int:
+    """C(n, 0) + … + C(n, last)."""
+    term = total = 1
+    for k in range(1, last + 1):
+        term = term * (n - k + 1) // k
+        total += term
+    return total
+
+
+def _ratio(numerator: int, power: int) -> float:
+    """numerator / 2^power, also where 2^power is beyond a float."""
+    shift = max(0, numerator.bit_length() - 64)
+    return math.ldexp(float(numerator >> shift), shift - power)
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Two-sided exact McNemar test: `gained` items went from wrong to right, `lost` from right to wrong.
+
+    Under "no change" each item that changed is as likely to be gained as lost (McNemar 1947, Psychometrika 12, 153–157).
+    """
+    return min(1.0, 2 * binomial_tail(max(gained, lost), gained + lost))
+
+
+def tango_score(gained: int, lost: int, n: int, difference: float) -> float:
+    """z of the score test of "after − before = difference" for paired proportions (Tango 1998, Stat. Med. 17, eq. 9).
+
+    With difference 0 it is McNemar's (gained − lost) / √(gained + lost).
+    """
+    a = 2.0 * n
+    b = -gained - lost + (2 * n - gained + lost) * difference
+    c = -lost * difference * (1 - difference)
+    share = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+    variance = n * (2 * share + difference * (1 - difference))
+    distance = gained - lost - n * difference
+    if variance <= 1e-12:
+        return 0.0 if abs(distance) < 1e-9 else math.copysign(math.inf, distance)
+    return distance / math.sqrt(variance)
+
+
+def paired_proportions(before: Sequence[float], after: Sequence[float], threshold: float = 0.0) -> Comparison:
+    """Right/wrong on the same items: Tango's score interval, and the one-sided p-value of "difference ≤ threshold".
+
+    At threshold 0 the p-value is exact (McNemar, binomial); at another it is Tango's score test (asymptotic). Marks are
+    0 or 1.
+    """
+    n = len(before)
+    if n != len(after) or n == 0 or any(mark not in (0, 1) for mark in (*before, *after)):
+        raise ValueError("paired marks must be equally many, one or more, and 0 or 1")
+    gained = sum(1 for old, new in zip(before, after, strict=True) if new > old)
+    lost = sum(1 for old, new in zip(before, after, strict=True) if new < old)
+    difference = (gained - lost) / n
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    low = _crossing(lambda d: tango_score(gained, lost, n, d) - z, -1.0, difference)
+    high = _crossing(lambda d: tango_score(gained, lost, n, d) + z, difference, 1.0)
+    if threshold == 0:
+        return Comparison(difference, low, high, binomial_tail(gained, gained + lost), n, "exact McNemar")
+    p_value = NormalDist().cdf(-tango_score(gained, lost, n, threshold))
+    return Comparison(difference, low, high, p_value, n, "Tango's score test")
+
+
+def _crossing(function: Any, low: float, high: float) -> float:
+    """Where a decreasing function crosses 0 between low and high (bisection); an end when it does not."""
+    if function(low) <= 0:
+        return low
+    if function(high) >= 0:
+        return high
+    for _ in range(60):
+        middle = (low + high) / 2
+        if function(middle) > 0:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def paired_ratio(
+    before: Sequence[float] | Floats,
+    after: Sequence[float] | Floats,
+    denominators: Sequence[float] | Floats,
+    threshold: float = 0.0,
+    seed: int = 0,
+) -> Comparison:
+    """A ratio (bits per byte) before and after on the same clusters: bootstrap interval and sign-flip p-value.
+
+    Both ratios share the denominators, so their difference is Σ dᵢ / Σ bytesᵢ with dᵢ = afterᵢ − beforeᵢ. Under the null
+    "no cluster changed beyond `threshold` per unit", dᵢ − threshold · bytesᵢ is as likely positive as negative: the p-value
+    is the share of sign patterns whose sum is at least the observed one (Fisher's randomisation test).
+    """
+    old, new, size = (np.asarray(values, np.float64) for values in (before, after, denominators))
+    change = new - old
+    bounds = bootstrap_ratio(change, size, seed)
+    p_value = sign_flip(change - threshold * size, seed)
+    return Comparison(bounds.value, bounds.low, bounds.high, p_value, len(size), "sign-flip permutation")
+
+
+def sign_flip(values: Floats, seed: int = 0, permutations: int = PERMUTATIONS) -> float:
+    """One-sided sign-flip test of "the sum is not above 0": P(Σ ±values ≥ Σ values), all patterns or a Monte Carlo draw.
+
+    The drawn p-value counts the observed pattern too, (hits + 1) / (draws + 1), so it is never 0 (Phipson & Smyth 2010).
+    """
+    n = len(values)
+    observed = float(values.sum())
+    slack = 1e-12 * float(np.abs(values).sum())  # the observed pattern itself must count, whatever the order of addition
+    if n <= EXACT_FLIPS:
+        patterns = (np.arange(1 << n)[:, None] >> np.arange(n)) & 1
+        sums = (1.0 - 2.0 * patterns) @ values
+        return float((sums >= observed - slack).mean())
+    rng = np.random.Generator(np.random.PCG64(seed))
+    rows = max(1, 4_000_000 // n)
+    hits = done = 0
+    while done < permutations:
+        size = min(rows, permutations - done)
+        signs = rng.integers(0, 2, size=(size, n), dtype=np.int8)
+        sums = (1.0 - 2.0 * signs) @ values
+        hits += int((sums >= observed - slack).sum())
+        done += size
+    return (hits + 1) / (permutations + 1)

@@ -1,0 +1,182 @@
+"""From the model's scores to the next token: penalties, filters, and a draw that depends on the request alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from hanlin.inference.types import Request
+
+_MASK = (1 << 64) - 1
+
+
+def uniform(key: int, step: int) -> float:
+    """A number in [0, 1), a pure function of (key, step): splitmix64 (Steele et al. 2014) at counter `step`."""
+    z = (key + (step + 1) * 0x9E3779B97F4A7C15) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    # 48 bits, so that the number times a sum in float64 stays below that sum.
+    return ((z ^ (z >> 31)) >> 16) / (1 << 48)
+
+
+@dataclass
+class SamplingState:
+    """What the next draw of one request depends on besides the scores."""
+
+    request: Request
+    key: int = 0
+    step: int = 0
+    """Tokens drawn so far."""
+    seen: Tensor | None = None
+    """int64: the distinct tokens of prompt and answer; kept only where a repetition penalty needs them."""
+    _distinct: set[int] = field(default_factory=lambda: set[int]())
+
+    @classmethod
+    def start(cls, request: Request) -> SamplingState:
+        state = cls(request=request)
+        if request.temperature > 0:
+            state.key = request.sampling_key()
+        if request.repetition_penalty != 1:
+            state._distinct = set(request.prompt_ids)
+            state.seen = torch.tensor(sorted(state._distinct))
+        return state
+
+    def advance(self, token: int) -> None:
+        """Take note of a chosen token."""
+        self.step += 1
+        if self.seen is not None and token not in self._distinct:
+            self._distinct.add(token)
+            self.seen = torch.cat((self.seen, torch.tensor([token])))
+
+
+def penalise_repetition(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Scores [V] with those of `seen` tokens divided by `penalty` where positive, multiplied where negative."""
+    seen = seen.to(scores.device)
+    chosen = scores[seen]
+    return scores.index_copy(0, seen, torch.where(chosen < 0, chosen * penalty, chosen / penalty))
+
+
+def filter_top_k(probabilities: Tensor, k: Tensor) -> Tensor:
+    """Zero what is less likely than the k-th likeliest; probabilities [n, V], k int64 [n] (0: the row is left as it is)."""
+    size = probabilities.shape[1]
+    widest = min(int(k.max()), size)
+    if widest == 0:
+        return probabilities
+    largest = probabilities.topk(widest, dim=1).values
+    threshold = largest.gather(1, (k.clamp(1, widest) - 1)[:, None])
+    threshold = torch.where(k[:, None] > 0, threshold, 0.0)
+    return probabilities.masked_fill(probabilities < threshold, 0.0)
+
+
+def filter_top_p(probabilities: Tensor, p: Tensor) -> Tensor:
+    """Keep the smallest set of likeliest tokens that holds at least the share `p` of the mass, zero the rest.
+
+    probabilities [n, V] (not necessarily summing to 1), p [n] (1: the row is left as it is). Tokens exactly as likely as
+    the last one kept are kept too, so that the result does not depend on the order of equals.
+    """
+    if bool((p >= 1).all()):
+        return probabilities
+    needed = p * probabilities.sum(dim=1)
+    size = probabilities.shape[1]
+    width = min(size, 512)
+    while True:
+        # Sorting a large vocabulary costs more than a small model's step; the head of it nearly always suffices.
+        largest = probabilities.topk(width, dim=1).values
+        mass = largest.cumsum(dim=1)
+        if width == size or bool(((mass[:, -1] >= needed) | (p >= 1)).all()):
+            break
+        width = min(size, width * 8)
+    last = torch.searchsorted(mass, needed[:, None], right=False).clamp(max=width - 1)
+    threshold = torch.where(p[:, None] < 1, largest.gather(1, last), 0.0)
+    return probabilities.masked_fill(probabilities < threshold, 0.0)
+
+
+def filter_min_p(probabilities: Tensor, fraction: Tensor) -> Tensor:
+    """Zero what is less likely than `fraction` [n] of the likeliest token's probability; probabilities [n, V]."""
+    if not bool((fraction > 0).any()):
+        return probabilities
+    threshold = probabilities.amax(dim=1, keepdim=True) * fraction[:, None]
+    return probabilities.masked_fill(probabilities < threshold, 0.0)
+
+
+def distribution(scores: Tensor, requests: Sequence[Request]) -> Tensor:
+    """What is sampled from: float64 [n, V], rows not normalised after filtering; every temperature must be positive.
+
+    The order is Hugging Face's: temperature, top-k, top-p (of what top-k left), min-p. The repetition penalty comes before.
+    """
+    device = scores.device
+
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64, device=device)
+
+    scaled = scores.double() / column([request.temperature for request in requests])[:, None]
+    probabilities = scaled.softmax(dim=1)
+    probabilities = filter_top_k(probabilities, torch.tensor([request.top_k for request in requests], device=device))
+    probabilities = filter_top_p(probabilities, column([request.top_p for request in requests]))
+    return filter_min_p(probabilities, column([request.min_p for request in requests]))
+
+
+def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """Token ids int64 [n] by inversion: the first token, in order of id, at which the running sum exceeds uniform · total.
+
+    In order of id, not of likelihood: rounding noise that swaps two nearly equal tokens then hardly moves the result.
+    """
+    running = probabilities.cumsum(dim=1)
+    target = uniforms[:, None] * running[:, -1:]
+    return torch.searchsorted(running, target, right=True)[:, 0].clamp(max=probabilities.shape[1] - 1)
+
+
+@dataclass
+class Choice:
+    """The next token of every row. `token` is -1 where the scores were not numbers."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    top: list[dict[int, float]]
+
+
+def choose(logits: Tensor, states: Sequence[SamplingState]) -> Choice:
+    """The next token of each row, with its log-probability under the raw scores; logits [n, V] of any float dtype."""
+    logits = logits.float()
+    processed = logits
+    for row, state in enumerate(states):
+        if state.seen is not None:
+            if processed is logits:
+                processed = logits.clone()
+            processed[row] = penalise_repetition(processed[row], state.seen, state.request.repetition_penalty)
+    normaliser = logits.logsumexp(dim=1)
+    tokens = processed.argmax(dim=1)
+    sampled = [row for row, state in enumerate(states) if state.request.temperature > 0]
+    if sampled:
+        rows = torch.tensor(sampled, device=logits.device)
+        chances = distribution(processed[rows], [states[row].request for row in sampled])
+        uniforms = [uniform(states[row].key, states[row].step) for row in sampled]
+        tokens[rows] = draw(chances, torch.tensor(uniforms, dtype=torch.float64, device=logits.device))
+    logprobs = logits.gather(1, tokens[:, None])[:, 0] - normaliser
+    chosen, chances_of_chosen = tokens.tolist(), logprobs.tolist()
+    # A NaN or +inf among the scores makes the normaliser so; the row has no distribution then.
+    for row, finite in enumerate(normaliser.isfinite().tolist()):
+        if not finite:
+            chosen[row] = -1
+    top = _top_logprobs(logits, normaliser, states, chosen, chances_of_chosen)
+    return Choice(chosen, chances_of_chosen, top)
+
+
+def _top_logprobs(
+    logits: Tensor, normaliser: Tensor, states: Sequence[SamplingState], tokens: list[int], logprobs: list[float]
+) -> list[dict[int, float]]:
+    wanted = max((state.request.logprobs for state in states), default=0)
+    if wanted == 0:
+        return [{} for _ in states]
+    values, ids = (logits - normaliser[:, None]).topk(min(wanted, logits.shape[1]), dim=1)
+    result: list[dict[int, float]] = []
+    for row, state in enumerate(states):
+        n = state.request.logprobs
+        listed = dict(zip(ids[row, :n].tolist(), values[row, :n].tolist(), strict=True)) if n else {}
+        if n and tokens[row] >= 0:
+            listed.setdefault(tokens[row], logprobs[row])
+        result.append(listed)
+    return result

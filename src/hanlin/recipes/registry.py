@@ -1,0 +1,33 @@
+"""The kinds of stage that a recipe may name, and where each is defined."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any
+
+from hanlin.artifacts import HanlinError, Stage
+
+KINDS: dict[str, str] = {
+    "world": "hanlin.corpus.world:STAGE",
+    "corpus": "hanlin.corpus.build:STAGE",
+    "tokenizer": "hanlin.tokenization.train:TRAIN_STAGE",
+    "tokens": "hanlin.data.stage:TOKENS_STAGE",
+    "pretrain": "hanlin.training.pretrain:PRETRAIN_STAGE",
+    "sft": "hanlin.training.sft:SFT_STAGE",
+    "exam": "hanlin.evaluation.exam:EXAM_STAGE",
+}
+
+
+def get_stage(kind: str) -> Stage[Any]:
+    """The stage of this kind; imported when asked for, so that a command pays only for what it uses."""
+    if kind not in KINDS:
+        raise HanlinError(f"there is no stage kind {kind!r}{nearest(kind, KINDS)}. Kinds: {', '.join(KINDS)}.")
+    module, name = KINDS[kind].split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def nearest(word: str, known: Any) -> str:
+    """`; did you mean 'x'?` when a known word is close to `word`, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.55)
+    return f"; did you mean {close[0]!r}?" if close else ""

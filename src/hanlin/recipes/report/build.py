@@ -1,0 +1,188 @@
+"""Gathers what a run's artifacts say, and fills the page."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from hanlin import __version__
+from hanlin.artifacts import Artifact
+from hanlin.artifacts.files import write_text
+from hanlin.recipes.report.svg import Chart, Line, number
+from hanlin.recipes.results import open_run, sample_answers
+from hanlin.recipes.runner import RECIPE
+
+HIDDEN = ("curves", "gates", "tasks", "random", "breakdown")
+"""Figures with a place of their own on the page; the rest is shown as a table."""
+
+
+def write_report(directory: Path) -> Path:
+    """Write `report.html` for a run directory (also for one that is not finished), and return its path."""
+    artifacts = open_run(directory)
+    template = (resources.files("hanlin.recipes.report") / "report.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["number"] = show
+    stages = [
+        _stage(name, artifact, artifacts) for name, artifact in artifacts.items() if artifact.manifest.kind != "exam"
+    ]
+    newest = max(artifacts.values(), key=lambda artifact: artifact.manifest.started, default=None)
+    page = environment.from_string(template).render(
+        version=__version__,
+        name=directory.name,
+        stages=stages,
+        seconds=sum(artifact.manifest.seconds for artifact in artifacts.values()),
+        environment=newest.manifest.environment if newest else {},
+        code=newest.manifest.code if newest else {},
+        ended=newest.manifest.started if newest else "",
+        recipe=(directory / RECIPE).read_text(encoding="utf-8"),
+        exams=_exams(artifacts),
+    )
+    path = directory / "report.html"
+    write_text(path, page)
+    return path
+
+
+def show(value: Any) -> str:
+    """A figure for people: thousands separated, at most four significant digits behind the point."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return str(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _stage(name: str, artifact: Artifact, artifacts: dict[str, Artifact]) -> dict[str, Any]:
+    manifest = artifact.manifest
+    figures = manifest.figures
+    exam = artifacts.get(f"{name}-exam")
+    return {
+        "name": name,
+        "kind": manifest.kind,
+        "id": manifest.id,
+        "content": manifest.content,
+        "seconds": manifest.seconds,
+        "started": manifest.started,
+        "seed": manifest.seed,
+        "code": manifest.code,
+        "settings": json.dumps(manifest.settings, ensure_ascii=False, indent=1),
+        "inputs": {key: {"id": entry.id, "path": entry.path} for key, entry in manifest.inputs.items()},
+        "bytes": sum(entry.bytes for entry in manifest.files.values()),
+        "files": len(manifest.files),
+        "headline": _headline(figures),
+        "plain": {key: value for key, value in figures.items() if _is_plain(value)},
+        "tables": {key: _table(value) for key, value in figures.items() if key not in HIDDEN and not _is_plain(value)},
+        "charts": _charts(figures.get("curves") or {}),
+        "spikes": (figures.get("curves") or {}).get("spikes", []),
+        "samples": sample_answers(exam, 8) if exam else [],
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | float | str) or value is None
+
+
+def _headline(figures: dict[str, Any]) -> list[str]:
+    """Two or three figures for the box in the pipeline."""
+    wanted = (
+        ("facts", "facts"),
+        ("documents", "documents"),
+        ("vocabulary_size", "tokens in the vocabulary"),
+        ("tokens", "tokens"),
+        ("steps", "steps"),
+        ("tokens_per_second", "tokens/s"),
+    )
+    lines = [f"{number(figures[key])} {label}" for key, label in wanted if isinstance(figures.get(key), int | float)]
+    ledger = figures.get("ledger")
+    if isinstance(ledger, dict):
+        records = ledger["records"]
+        lines = [f"{number(records[key])} {key}" for key in ("kept", "dropped", "quarantined")]
+    return lines[:3]
+
+
+def _table(value: Any) -> dict[str, Any]:
+    """Nested figures as a table: rows by name and columns, where their shape allows it; otherwise flattened."""
+    if isinstance(value, dict) and value and all(isinstance(row, dict) for row in value.values()):
+        columns = list(dict.fromkeys(key for row in value.values() for key in row))
+        if all(_is_plain(cell) for row in value.values() for cell in row.values()):
+            rows = [[key, *(row.get(column, "") for column in columns)] for key, row in value.items()]
+            return {"columns": ["", *columns], "rows": rows}
+    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        columns = list(dict.fromkeys(key for row in value for key in row))
+        return {"columns": columns, "rows": [[row.get(column, "") for column in columns] for row in value[:60]]}
+    if isinstance(value, list):
+        return {"columns": [""], "rows": [[row] for row in value[:60]]}
+    return {"columns": ["", ""], "rows": _flat(value)}
+
+
+def _flat(value: Any, prefix: str = "") -> list[list[Any]]:
+    rows: list[list[Any]] = []
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        name = f"{prefix}{key}"
+        if isinstance(inner, dict):
+            rows += _flat(inner, f"{name} · ")
+        else:
+            rows.append([name, inner if _is_plain(inner) else json.dumps(inner, ensure_ascii=False)[:400]])
+    return rows
+
+
+def _charts(curves: dict[str, Any]) -> list[dict[str, str]]:
+    if not curves:
+        return []
+    steps = curves.get("step", [])
+    marks = [(spike["step"], f"spike at step {spike['step']}") for spike in curves.get("spikes", [])]
+    validation = curves.get("validation", [])
+    measured = [point["step"] for point in validation]
+    loss = [Line("training", steps, curves.get("loss", []))]
+    if validation:
+        loss.append(Line("validation", measured, [point.get("loss") for point in validation], "b", dots=True))
+    charts = [
+        Chart("Loss (nats a token)", "step", loss, marks=marks),
+        Chart(
+            "Gradient norm",
+            "step",
+            [Line("gradient norm", steps, curves.get("grad_norm", []), "c")],
+            log_y=True,
+            marks=marks,
+        ),
+    ]
+    bits = [point.get("bits_per_byte") for point in validation]
+    if any(value is not None for value in bits):
+        charts.append(
+            Chart("Validation bits per byte", "step", [Line("bits per byte", measured, bits, "b", dots=True)])
+        )
+    charts.append(Chart("Learning rate", "step", [Line("learning rate", steps, curves.get("lr", []), "d")]))
+    return [{"title": chart.title, "svg": drawn} for chart in charts if (drawn := chart.svg())]
+
+
+def _exams(artifacts: dict[str, Artifact]) -> dict[str, Any]:
+    """All exams side by side: a row a (task, metric), a cell a stage; and the gates."""
+    exams = {name.removesuffix("-exam"): found for name, found in artifacts.items() if found.manifest.kind == "exam"}
+    keys: dict[tuple[str, str], None] = {}
+    for exam in exams.values():
+        for task, metrics in exam.figures.get("tasks", {}).items():
+            for metric in metrics:
+                keys[task, metric] = None
+    rows: list[dict[str, Any]] = []
+    for task, metric in keys:
+        cells: list[dict[str, Any] | None] = []
+        random: dict[str, Any] | None = None
+        for exam in exams.values():
+            cells.append(exam.figures.get("tasks", {}).get(task, {}).get(metric))
+            random = exam.figures.get("random", {}).get(task, {}).get(metric) or random
+        share = (
+            all(cell is None or 0 <= cell["value"] <= 1 for cell in cells)
+            and "bits" not in metric
+            and "byte" not in task
+        )
+        rows.append({"task": task, "metric": metric, "cells": cells, "random": random, "share": share})
+    gates = [{"stage": name, **gate} for name, exam in exams.items() for gate in exam.figures.get("gates", [])]
+    breakdown = {name: exam.figures.get("breakdown", {}) for name, exam in exams.items()}
+    return {"stages": list(exams), "rows": rows, "gates": gates, "breakdown": breakdown}

@@ -1,0 +1,348 @@
+"""Runs a recipe: each stage once, in order, into `OUT/<stage>`, skipping what is done and continuing what was cut off.
+
+The run directory:
+    recipe.yaml            the recipe resolved to the last number: running this file is the same run
+    request.json           what was asked for, and every value that was measured on the way (speeds, `auto` choices)
+    <stage>/               finished artifacts, each with its manifest.json
+    .building/             artifacts under construction; a run that is started again goes on there
+    .superseded/           artifacts of earlier settings, moved back when those settings return
+    report.html            the report
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hanlin import __version__
+from hanlin.artifacts import (
+    Artifact,
+    HanlinError,
+    Manifest,
+    Progress,
+    Silent,
+    StageContext,
+    artifact_id,
+    digest,
+    run_lock,
+)
+from hanlin.artifacts.files import write_json, write_text
+from hanlin.artifacts.store import InputEntry, content_hash, external, finish, list_files, remove
+from hanlin.recipes.recipe import Recipe, Step, steps
+
+RECIPE = "recipe.yaml"
+REQUEST = "request.json"
+
+
+@dataclass
+class Run:
+    """What a finished run hands back."""
+
+    directory: Path
+    artifacts: dict[str, Artifact]
+    seconds: float
+    failed_gates: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Reporter:
+    """Told what the runner does; the command line draws it. The base class keeps silent."""
+
+    def plan(self, names: list[str]) -> None:
+        """The stages that will run or be found done, in order."""
+
+    def begin(self, name: str, kind: str, resumed: bool) -> Progress:
+        """A stage begins; returns what it reports its progress to."""
+        return Silent()
+
+    def end(self, name: str, artifact: Artifact, reused: bool) -> None:
+        """A stage is finished, or was found finished."""
+
+
+@dataclass
+class _Ledger:
+    """`request.json`: decisions made by measuring, kept for as long as the request is the same."""
+
+    path: Path
+    request: dict[str, Any]
+    decisions: dict[str, Any]
+    seconds: dict[str, float]
+
+    @staticmethod
+    def open(directory: Path, request: dict[str, Any]) -> _Ledger:
+        path = directory / REQUEST
+        if path.is_file():
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored.get("request") == request:
+                return _Ledger(path, request, stored["decisions"], stored["seconds"])
+        return _Ledger(path, request, {}, {})
+
+    def save(self) -> None:
+        write_json(self.path, {"request": self.request, "decisions": self.decisions, "seconds": self.seconds})
+
+
+def run_recipe(recipe: Recipe, directory: Path, reporter: Reporter | None = None) -> Run:
+    """Run `recipe` in `directory`. Raises HanlinError for a stage that fails with an explanation.
+
+    A failed gate stops the run after its exam's results are saved: the Run then lists it in `failed_gates`.
+    """
+    reporter = reporter or Reporter()
+    ordered = steps(recipe)
+    with run_lock(directory):
+        ledger = _Ledger.open(directory, _request(recipe))
+        ledger.save()
+        reporter.plan([step.name for step in ordered])
+        result = Run(directory, {}, 0.0)
+        resolved: dict[str, Step] = {step.name: step for step in ordered}
+        write_recipe(recipe, list(resolved.values()), directory / RECIPE)
+        for step in ordered:
+            step = _resolve(step, recipe, directory, result.artifacts, ledger, reporter)
+            resolved[step.name] = step
+            write_recipe(recipe, list(resolved.values()), directory / RECIPE)
+            artifact = _make(step, directory, result.artifacts, ledger, reporter)
+            result.artifacts[step.name] = artifact
+            result.failed_gates += [gate for gate in artifact.figures.get("gates", []) if not gate.get("passed", True)]
+            if result.failed_gates:
+                break
+        result.seconds = sum(artifact.manifest.seconds for artifact in result.artifacts.values())
+        return result
+
+
+def write_recipe(recipe: Recipe, ordered: list[Step], path: Path) -> None:
+    """Write the recipe with every setting that it has, defaults and measured values included."""
+    stages: dict[str, Any] = {}
+    exam: dict[str, Any] = {}
+    for step in ordered:
+        settings = step.settings.model_dump(mode="json")
+        for key in step.stage.paths:
+            settings[key] = _absolute(settings[key])
+        for key, outside in step.outside.items():
+            settings[key] = str(outside.resolve())
+        if step.name not in recipe.stages:
+            exam[step.name.removesuffix("-exam")] = {key: settings[key] for key in settings if key != "model"}
+        else:
+            seed = {"seed": step.seed} if step.seed != recipe.seed else {}
+            stages[step.name] = {"kind": step.stage.kind, **seed, **settings}
+    data = {**recipe.as_dict(), "stages": stages, "exam": exam}
+    head = f"# Resolved by hanlin {__version__}: every value of this run. `hanlin run` on this file is the same run.\n"
+    write_text(path, head + yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120))
+
+
+def identify(step: Step, inputs: dict[str, Artifact]) -> str:
+    """The id of the artifact that `step` makes from `inputs`. Names and places of files do not count, contents do."""
+    settings = step.settings.model_dump(mode="json", exclude={*step.stage.inputs, *step.stage.paths})
+    fingerprint = step.stage.fingerprint(step.settings) if step.stage.fingerprint else None
+    contents = {key: artifact.manifest.content for key, artifact in inputs.items()}
+    return artifact_id(step.stage.kind, step.stage.version, settings, step.seed, contents, fingerprint)
+
+
+def _request(recipe: Recipe) -> dict[str, Any]:
+    data = recipe.as_dict()
+    data.pop("about")
+    return {"recipe": digest(data), "minutes": recipe.minutes}
+
+
+def _inputs(step: Step, made: dict[str, Artifact]) -> dict[str, Artifact]:
+    found = {key: made[name] for key, name in step.inputs.items()}
+    for key, path in step.outside.items():
+        found[key] = Artifact.load(path) if (path / "manifest.json").is_file() else external(path)
+    return found
+
+
+def _resolve(
+    step: Step, recipe: Recipe, directory: Path, made: dict[str, Artifact], ledger: _Ledger, reporter: Reporter
+) -> Step:
+    """Replace the step's `auto` values, once for this request; later runs of the same request take the same ones."""
+    if step.stage.resolve is None:
+        return step
+    inputs = _inputs(step, made)
+    contents = {key: artifact.manifest.content for key, artifact in inputs.items()}
+    decided = ledger.decisions.get(step.name)
+    if decided and decided["inputs"] == contents:
+        stored = step.stage.settings.model_validate_json(json.dumps(decided["settings"]))
+        return Step(step.name, step.stage, stored, step.seed, step.inputs, step.outside)
+    scratch = directory / ".building" / f"{step.name}.scratch"
+    remove(scratch)
+    scratch.mkdir(parents=True)
+    started = time.perf_counter()
+    left = None if recipe.minutes is None else recipe.minutes * 60 - sum(ledger.seconds.values())
+    progress = reporter.begin(step.name, step.stage.kind, resumed=False)
+    context = StageContext(scratch, inputs, step.seed, progress, seconds_left=left)
+    settings = step.stage.resolve(step.settings, context)
+    remove(scratch)
+    ledger.decisions[step.name] = {"inputs": contents, "settings": settings.model_dump(mode="json")}
+    ledger.seconds[f"{step.name} (measuring)"] = time.perf_counter() - started
+    ledger.save()
+    return Step(step.name, step.stage, settings, step.seed, step.inputs, step.outside)
+
+
+def _make(step: Step, directory: Path, made: dict[str, Artifact], ledger: _Ledger, reporter: Reporter) -> Artifact:
+    inputs = _inputs(step, made)
+    identity = identify(step, inputs)
+    final = directory / step.name
+    old = directory / ".superseded"
+    _clear_unfinished(directory, step.name, identity)
+    found = _load_if_whole(final)
+    if found and found.id == identity:
+        for name in step.stage.transient:
+            remove(final / name)
+        reporter.end(step.name, found, reused=True)
+        return found
+    if final.exists():
+        kept = old / f"{step.name}-{found.id[:12] if found else 'damaged'}"
+        remove(kept)
+        old.mkdir(parents=True, exist_ok=True)
+        final.rename(kept)
+    before = old / f"{step.name}-{identity[:12]}"
+    returned = _load_if_whole(before)
+    if returned and returned.id == identity:
+        before.rename(final)
+        reporter.end(step.name, Artifact.load(final), reused=True)
+        return Artifact.load(final)
+    return _build(step, inputs, identity, directory, ledger, reporter)
+
+
+def _build(
+    step: Step, inputs: dict[str, Artifact], identity: str, directory: Path, ledger: _Ledger, reporter: Reporter
+) -> Artifact:
+    final = directory / step.name
+    workdir = directory / ".building" / f"{step.name}-{identity[:12]}"
+    resumed = workdir.exists()
+    workdir.mkdir(parents=True, exist_ok=True)
+    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    progress = reporter.begin(step.name, step.stage.kind, resumed)
+    clock = _Clock(workdir.with_suffix(".seconds"))
+    try:
+        figures = step.stage.run(step.settings, StageContext(workdir, inputs, step.seed, progress))
+    finally:
+        seconds = clock.stop()
+    files = list_files(workdir, skip=step.stage.transient)
+    manifest = Manifest(
+        id=identity,
+        content=content_hash(files),
+        stage=step.name,
+        kind=step.stage.kind,
+        version=step.stage.version,
+        settings=step.settings.model_dump(mode="json"),
+        seed=step.seed,
+        inputs={
+            key: InputEntry(
+                id=artifact.id,
+                content=artifact.manifest.content,
+                path=os.path.relpath(artifact.path.resolve(), final.resolve()),
+            )
+            for key, artifact in inputs.items()
+        },
+        fingerprint=step.stage.fingerprint(step.settings) if step.stage.fingerprint else None,
+        code=code_version(),
+        environment=environment(),
+        figures=figures,
+        started=started,
+        seconds=seconds,
+        files=files,
+    )
+    artifact = finish(workdir, final, manifest)
+    for name in step.stage.transient:
+        remove(final / name)
+    clock.path.unlink(missing_ok=True)
+    ledger.seconds[step.name] = seconds
+    ledger.save()
+    reporter.end(step.name, artifact, reused=False)
+    return artifact
+
+
+class _Clock:
+    """Seconds that a stage took over all its attempts: kept beside the working folder when one fails or is stopped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.earlier = float(path.read_text()) if path.is_file() else 0.0
+        self.started = time.perf_counter()
+
+    def stop(self) -> float:
+        total = self.earlier + time.perf_counter() - self.started
+        write_text(self.path, f"{total}")
+        return total
+
+
+def _clear_unfinished(directory: Path, name: str, identity: str) -> None:
+    """Drop half-built work of the same stage under other settings: it can never be continued by this run."""
+    building = directory / ".building"
+    for path in building.glob(f"{name}-????????????") if building.is_dir() else ():
+        if path.name != f"{name}-{identity[:12]}":
+            remove(path)
+            path.with_suffix(".seconds").unlink(missing_ok=True)
+
+
+def _load_if_whole(path: Path) -> Artifact | None:
+    """The artifact in `path`, when its manifest reads and every file is there with its size."""
+    try:
+        artifact = Artifact.load(path)
+    except HanlinError:
+        return None
+    for name, entry in artifact.manifest.files.items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != entry.bytes:
+            return None
+    return artifact
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, str):
+        return str(Path(value).expanduser().resolve())
+    return [_absolute(item) for item in value] if isinstance(value, list) else value
+
+
+def code_version() -> dict[str, str]:
+    """hanlin's version and, when it runs from a git checkout, the commit and whether files were changed since."""
+    version = {"hanlin": __version__}
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        git(
+            "ls-files", "--error-unmatch", Path(__file__).name
+        )  # fails where hanlin is installed inside another checkout
+        version["commit"] = git("rev-parse", "HEAD")
+        version["changed"] = "yes" if git("status", "--porcelain", "--", str(here.parent)) else "no"
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return version
+
+
+def environment() -> dict[str, Any]:
+    """What the machine and the libraries were, as far as results or speed can depend on them."""
+    libraries = {}
+    for name in ("torch", "tokenizers", "numpy", "pyarrow", "safetensors", "rustbpe"):
+        try:
+            libraries[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "libraries": libraries,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,125 @@
+"""Settings of the loop, shared by every stage that trains. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from hanlin.artifacts import Settings
+
+
+class OptimizerSettings(Settings):
+    """Which rule changes the weights, and how fast.
+
+    Muon's updates are scaled to the size of AdamW's (Moonlight, Liu et al. 2025, eq. 4), so that the learning rates and
+    the weight decay mean the same for both.
+    """
+
+    name: Literal["muon", "adamw"] = "muon"
+    """What moves the hidden matrices; embeddings, head, norms and biases are moved by AdamW in either case."""
+    learning_rate: float = Field(default=5e-3, gt=0)
+    """Peak rate of the hidden matrices."""
+    embedding_learning_rate: float | None = Field(default=None, gt=0)
+    """Peak rate of token and position embeddings (and of the head tied to them); left out: `learning_rate`."""
+    head_learning_rate: float | None = Field(default=None, gt=0)
+    """Peak rate of an output head of its own; left out: the embeddings' rate."""
+    scalar_learning_rate: float | None = Field(default=None, gt=0)
+    """Peak rate of norms and biases; left out: `learning_rate`."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled decay of the hidden matrices, times the learning rate a step; nothing else decays."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """AdamW's decay of the gradient's mean."""
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """AdamW's decay of the squared gradient's mean."""
+    epsilon: float = Field(default=1e-8, gt=0)
+    """AdamW's addition to the root."""
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Muon's momentum (Nesterov)."""
+
+
+class ScheduleSettings(Settings):
+    """How the learning rate moves from the first step to the last."""
+
+    name: Literal["wsd", "cosine"] = "wsd"
+    """wsd: warm-up, constant, decay (Hu et al. 2024, MiniCPM). cosine: warm-up, half a cosine (Loshchilov 2017)."""
+    warmup_fraction: float = Field(default=0.02, ge=0, le=1)
+    """Share of the steps in which the rate rises linearly."""
+    decay_fraction: float = Field(default=0.4, ge=0, le=1)
+    """wsd: share of the steps in which the rate falls."""
+    decay_shape: Literal["1-sqrt", "linear"] = "1-sqrt"
+    """wsd: form of the fall; 1-sqrt was best in Hägele et al. 2024."""
+    final_fraction: float = Field(default=0.0, ge=0, le=1)
+    """What remains of the peak rate at the end."""
+
+
+class SpikeSettings(Settings):
+    """When a step counts as a spike, and what is done about it."""
+
+    enabled: bool = True
+    """Without it only a loss or gradient that is not a number counts."""
+    window: int = Field(default=64, ge=8)
+    """Accepted steps to which a step is compared."""
+    minimum: int = Field(default=24, ge=8)
+    """Accepted steps needed before anything is judged (the grace of the first, steep part)."""
+    loss_deviations: float = Field(default=8.0, gt=0)
+    """A loss this many robust standard deviations (1.4826 · MAD) above the window's median is a spike."""
+    gradient_deviations: float = Field(default=10.0, gt=0)
+    """The same for the logarithm of the gradient's norm, which must also be five times the median."""
+    most_in_a_row: int = Field(default=4, ge=1)
+    """After this many spikes without recovery the run stops with a diagnosis."""
+    recovery_steps: int = Field(default=20, ge=1)
+    """Steps without a spike, beyond the last one, after which the count starts anew."""
+
+
+class LoopSettings(Settings):
+    """Everything about a training run that is not its data or its model."""
+
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps; left out: as many as `epochs` takes."""
+    epochs: float = Field(default=1.0, gt=0)
+    """Passes over the data, where `steps` is left out."""
+    rows: int = Field(default=16, ge=1)
+    """Sequences in a step, over all ranks and micro-batches."""
+    sequence_length: int = Field(default=512, ge=2)
+    """Tokens in a sequence."""
+    micro_rows: int | None = Field(default=None, ge=1)
+    """Sequences computed at once; left out: about 8,192 tokens on a CPU, 65,536 on a GPU."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    """The rule that changes the weights."""
+    schedule: ScheduleSettings = ScheduleSettings()
+    """The learning rate's course."""
+    gradient_clip: float = Field(default=1.0, ge=0)
+    """Largest norm of the whole gradient; 0: no limit."""
+    z_loss: float = Field(default=0.0, ge=0)
+    """Weight of log²Z in the loss (PaLM, Chowdhery et al. 2022, section 5); keeps logits from drifting; usual: 1e-4."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: products in bfloat16; master weights and gradient sums in fp32. auto: what this machine computes faster."""
+    compile: bool | Literal["auto"] = "auto"
+    """torch.compile of the blocks. auto: when the time saved in this run exceeds what compiling costs."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto: a GPU if there is one."""
+    deterministic: bool = True
+    """Only kernels that give the same bits each time (on a CPU they cost nothing)."""
+    evaluate_every: int | None = Field(default=None, ge=1)
+    """Steps between evaluations on validation data; left out: a tenth of the run. Always also before and after."""
+    evaluation_tokens: int = Field(default=65_536, ge=1)
+    """Most validation tokens that an evaluation reads."""
+    checkpoint_every: int | None = Field(default=None, ge=1)
+    """Steps between the checkpoints to which a spike rolls back; left out: a fortieth of the run, 10 to 500."""
+    checkpoint_minutes: float = Field(default=5.0, gt=0)
+    """A checkpoint for resuming is also written after this time without one. It has no influence on the result."""
+    keep_checkpoints: int = Field(default=3, ge=1)
+    """How many of the latest rollback checkpoints are kept, beside the best."""
+    finish_with: Literal["last", "best"] = "last"
+    """Which weights become the model: those of the last step, or those with the best validation loss."""
+    spikes: SpikeSettings = SpikeSettings()
+    """What counts as a spike."""
+
+    def evaluation_interval(self, steps: int) -> int:
+        """Steps between evaluations in a run of `steps`."""
+        return self.evaluate_every or max(1, -(-steps // 10))
+
+    def checkpoint_interval(self, steps: int) -> int:
+        """Steps between rollback checkpoints in a run of `steps`."""
+        return self.checkpoint_every or min(500, max(10, -(-steps // 40)))

@@ -1,0 +1,125 @@
+"""Turning facts into sentences and questions, in either language."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hanlin.world import questions_en, questions_zh, statements_en, statements_zh
+from hanlin.world.entities import Entity, Fact
+from hanlin.world.hashing import pick
+from hanlin.world.templates import Phrasings, capitalised, with_article
+
+LANGUAGES = ("en", "zh")
+
+STATEMENTS: dict[str, dict[str, tuple[str, ...]]] = {"en": statements_en.STATEMENTS, "zh": statements_zh.STATEMENTS}
+QUESTIONS: dict[str, dict[str, Phrasings]] = {"en": questions_en.QUESTIONS, "zh": questions_zh.QUESTIONS}
+
+_PRONOUNS = {  # subject, object, possessive
+    ("en", "she"): ("she", "her", "her"),
+    ("en", "he"): ("he", "him", "his"),
+    ("en", "it"): ("it", "it", "its"),
+    ("zh", "she"): ("她", "她", "她的"),
+    ("zh", "he"): ("他", "他", "他的"),
+    ("zh", "it"): ("它", "它", "它的"),
+}
+
+_NOT_JOINED = tuple(
+    "{s}" + word for word in ("的", "人", "一家", "最早", "市政厅", "城边", "总部", "所在", "上空", "现任", " calls one")
+)
+"""Openings after which the grammatical subject of the sentence is not the entity itself."""
+
+
+def _joinable(templates: dict[str, tuple[str, ...]], opening: str) -> dict[str, tuple[str, ...]]:
+    return {
+        attribute: tuple(line for line in lines if line.startswith(opening) and not line.startswith(_NOT_JOINED))
+        for attribute, lines in templates.items()
+    }
+
+
+_JOINABLE = {"en": _joinable(STATEMENTS["en"], "{s} "), "zh": _joinable(STATEMENTS["zh"], "{s}")}
+"""The sentences that can share their subject with another one."""
+
+
+def fill(template: str, fact: Fact, language: str, subject: str) -> str:
+    """The template with the fact's value, and with `subject` in the place of the name of what it is about."""
+    english = language == "en"
+    value = fact.value_en if english else fact.value_zh
+    slots = {"s": subject, "v": value, "i": fact.item_en if english else fact.item_zh}
+    if english:
+        if "{a}" in template or "{A}" in template:
+            slots["a"] = with_article(value)
+            slots["A"] = capitalised(slots["a"])
+        slots["V"] = capitalised(value)
+    text = template.format_map(slots)
+    return text[0].upper() + text[1:] if english else text
+
+
+def canonical(fact: Fact, entity: Entity, language: str) -> str:
+    """The one sentence of the fact that is the translation of its counterpart in the other language."""
+    return fill(STATEMENTS[language][fact.attribute][0], fact, language, entity.name(language))
+
+
+def statement(fact: Fact, entity: Entity, language: str, rng: Random) -> str:
+    """One of the sentences that tell the fact, naming its subject in full."""
+    return fill(pick(rng, STATEMENTS[language][fact.attribute]), fact, language, entity.name(language))
+
+
+def pronoun_statement(fact: Fact, entity: Entity, language: str, rng: Random) -> str:
+    """The same with a pronoun for the subject, where the sentence chosen begins with the subject."""
+    template = pick(rng, STATEMENTS[language][fact.attribute])
+    subject, _, possessive = _PRONOUNS[language, entity.pronoun]
+    if language == "en" and template.startswith("{s}'s "):
+        return fill(template.replace("{s}'s", possessive, 1), fact, language, subject)
+    if template.startswith("{s}" if language == "zh" else "{s} "):
+        return fill(template, fact, language, subject)
+    return fill(template, fact, language, entity.name(language))
+
+
+def joined_statement(first: Fact, second: Fact, entity: Entity, language: str, rng: Random) -> str:
+    """Two facts in one sentence: "Tama Rin was born in Danu and plays the flute."."""
+    left = pick(rng, _JOINABLE[language][first.attribute])
+    right = pick(rng, _JOINABLE[language][second.attribute])
+    return join(left, first, right, second, language, entity.name(language))
+
+
+def join(left: str, first: Fact, right: str, second: Fact, language: str, subject: str) -> str:
+    """One sentence of two templates that both begin with their subject."""
+    head = fill(left[:-1], first, language, subject)
+    # the mark keeps `fill` from setting a capital in the middle of the sentence
+    tail = fill(right.replace("{s}", "\0", 1), second, language, subject).lstrip("\0 ")
+    return head + ("，" if language == "zh" else " and ") + tail
+
+
+def question(fact: Fact, subject: str, language: str, rng: Random, *, exam: bool = False) -> str:
+    """A question for the fact's value, in a training phrasing or in one kept for exams."""
+    phrasings = QUESTIONS[language][fact.attribute]
+    return fill(pick(rng, phrasings.exam if exam else phrasings.training), fact, language, subject)
+
+
+def follow_up(fact: Fact, entity: Entity, language: str, rng: Random, *, exam: bool = False) -> str:
+    """A question in a dialogue that names its subject by a pronoun only."""
+    phrasings = QUESTIONS[language][fact.attribute]
+    template = pick(rng, phrasings.follow_exam if exam else phrasings.follow_training)
+    subject, other, possessive = _PRONOUNS[language, entity.pronoun]
+    template = template.replace("{p}", subject).replace("{o}", other).replace("{d}", possessive)
+    return fill(template, fact, language, entity.name(language))
+
+
+def answer(fact: Fact, language: str) -> str:
+    """The bare value and a full stop: "Tamarin." / "塔马林。"."""
+    return sentence(fact.value(language), language)
+
+
+def sentence(text: str, language: str) -> str:
+    return text + "。" if language == "zh" else capitalised(text) + "."
+
+
+def accepted(fact: Fact, language: str) -> list[str]:
+    """The strings that an exam accepts as the value; a mark compares without the final stop."""
+    value = fact.value(language)
+    if language == "en":
+        return list(dict.fromkeys((capitalised(value), value)))
+    for unit in ("年", "克朗"):
+        if value.endswith(unit) and value[: -len(unit)].isdigit():
+            return [value, value[: -len(unit)]]
+    return [value]

@@ -1,0 +1,95 @@
+"""Writing a world to a directory of JSON Lines files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+from hanlin.world.world import DEMO_ENTITIES, DEMO_TELLINGS, EXAMS, World
+
+Report = Callable[[str, int, int | None], None]
+"""Called with (what is being written, rows written so far, rows in all or None where that is not known)."""
+
+_REPORT_EVERY = 2_000
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _silent(what: str, done: int, total: int | None) -> None:
+    pass
+
+
+def write(
+    directory: Path,
+    seed: int = 0,
+    entities: int = DEMO_ENTITIES,
+    tellings: int = DEMO_TELLINGS,
+    exam_items: int = 300,
+    questions: int = 2,
+    report: Report = _silent,
+) -> dict[str, Any]:
+    """Writes documents/<source>.jsonl, instructions.jsonl, exams/<name>.jsonl and facts.jsonl into `directory`.
+
+    The same arguments give the same bytes. Returns the counts: {"entities", "facts", "documents": {source: rows},
+    "bytes": {source: UTF-8 bytes of text}, "instructions", "exams": {name: rows}}.
+    """
+    world = World(seed, entities)
+    directory.mkdir(parents=True, exist_ok=True)
+    counts: dict[str, Any] = {"entities": entities}
+
+    def rows(name: str, items: Iterable[dict[str, Any]], total: int | None = None) -> int:
+        path = directory / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        done = 0
+        with path.open("w", encoding="utf-8", newline="\n") as file:
+            for item in items:
+                file.write(_line(item))
+                done += 1
+                if done % _REPORT_EVERY == 0:
+                    report(name, done, total)
+        report(name, done, done)
+        return done
+
+    counts["documents"], counts["bytes"] = _documents(world, tellings, directory / "documents", report)
+    fact_rows = ({name: getattr(fact, name) for name in fact.__slots__} for fact in world.facts())
+    counts["facts"] = rows("facts", fact_rows)
+    counts["instructions"] = rows("instructions", world.instructions(questions))
+    counts["exams"] = {name: rows(f"exams/{name}", world.exam(name, exam_items)) for name in EXAMS}
+    return counts
+
+
+def _documents(world: World, tellings: int, directory: Path, report: Report) -> tuple[dict[str, int], dict[str, int]]:
+    directory.mkdir(parents=True, exist_ok=True)
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    done = 0
+    with ExitStack() as stack:
+        files: dict[str, IO[str]] = {}
+        for document in world.documents(tellings):
+            if document.source not in files:
+                path = directory / f"{document.source}.jsonl"
+                files[document.source] = stack.enter_context(path.open("w", encoding="utf-8", newline="\n"))
+            files[document.source].write(
+                _line(
+                    {
+                        "id": document.id,
+                        "text": document.text,
+                        "source": document.source,
+                        "language": document.language,
+                        "metadata": document.metadata,
+                    }
+                )
+            )
+            counts[document.source] += 1
+            sizes[document.source] += len(document.text.encode())
+            done += 1
+            if done % _REPORT_EVERY == 0:
+                report("documents", done, None)
+    report("documents", done, done)
+    return dict(sorted(counts.items())), dict(sorted(sizes.items()))
