@@ -31,6 +31,7 @@ def make_shards(
             "language": ["en"] * len(lengths),
             "file": [f"{source}.txt" for source in sources],
             "offset": list(range(100, 100 + len(lengths))),
+            "raw_bytes": [4 * length for length in lengths],
             "bytes": [3 * length for length in lengths],
         }
     )

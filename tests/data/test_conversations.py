@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def rendered(lengths: list[int], untrained: int = 1) -> RenderedConversations:
     """Conversations of these many tokens; each token's id is unique; all but the first `untrained` are trained on."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     trained = np.ones(offsets[-1], bool)
-    for start, stop in zip(offsets[:-1], offsets[1:]):
+    for start, stop in pairwise(offsets):
         trained[start : min(stop, start + untrained)] = False
     ids = np.arange(10, 10 + offsets[-1], dtype=np.int32)
     metadata = [{"file": "f.jsonl", "row": i + 1, "line": i + 1} for i in range(len(lengths))]
@@ -70,7 +71,7 @@ def test_each_conversation_once_an_epoch(lengths: list[int], length: int, rows: 
             labels += batch.labels[batch.labels != -100].tolist()
         expected = [
             token
-            for start, stop in zip(data.offsets[:-1], data.offsets[1:])
+            for start, stop in pairwise(data.offsets)
             for token in data.ids[start + 1 : min(stop, start + length + 1)].tolist()
         ]
         assert Counter(labels) == Counter(expected) and max(Counter(labels).values()) == 1
@@ -78,7 +79,9 @@ def test_each_conversation_once_an_epoch(lengths: list[int], length: int, rows: 
 
 def check_row(batch: Batch, data: RenderedConversations, length: int, pack: bool) -> None:
     inputs, labels, positions = (t[0].tolist() for t in (batch.input_ids, batch.labels, batch.position_ids))
-    documents = [int(token == PAD) for token in inputs] if batch.document_ids is None else batch.document_ids[0].tolist()
+    documents = (
+        [int(token == PAD) for token in inputs] if batch.document_ids is None else batch.document_ids[0].tolist()
+    )
     assert pack or max(documents, default=0) <= 1
     for t in range(length):
         new = t == 0 or documents[t] != documents[t - 1]
@@ -138,7 +141,9 @@ def test_nothing_to_train_on():
     data = rendered([10, 40, 10], untrained=9)
     data.trained[10:] = [False] * 30 + [True] * 10 + [False] * 9 + [True]
     PackedConversations(data, 31, 1, 0)
-    with pytest.raises(HanlinError, match=r"(?s)1 of 3 .* rows of 16:.*f.jsonl, row 2 \(line 2\): 40 tokens, .* number 31"):
+    with pytest.raises(
+        HanlinError, match=r"(?s)1 of 3 .* rows of 16:.*f.jsonl, row 2 \(line 2\): 40 tokens, .* number 31"
+    ):
         PackedConversations(data, 16, 1, 0)
     packed = PackedConversations(data, 16, 1, 0, on_empty="drop")
     assert len(packed.dropped) == 1 and packed.figures()["conversations"] == 2

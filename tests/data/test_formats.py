@@ -18,7 +18,7 @@ from hanlin.tokenization import Conversation, Message
 
 SHARED = Path("/work/shared/data")
 TOOL = {"name": "find", "description": "finds", "parameters": {"type": "object", "properties": {}}}
-CALL = {"type": "function", "function": {"name": "find", "arguments": {"q": "a"}}}
+CALL: dict[str, Any] = {"type": "function", "function": {"name": "find", "arguments": {"q": "a"}}}
 WRAPPED = {"type": "function", "function": TOOL}
 
 
@@ -65,7 +65,9 @@ INSTRUCTIONS: list[tuple[str, dict[str, Any], list[tuple[str, str]]]] = [
                 {
                     "role": "assistant",
                     "content": None,
-                    "tool_calls": [{"id": "1", "type": "function", "function": {"name": "find", "arguments": '{"q": "a"}'}}],
+                    "tool_calls": [
+                        {"id": "1", "type": "function", "function": {"name": "find", "arguments": '{"q": "a"}'}}
+                    ],
                 },
                 {"role": "tool", "tool_call_id": "1", "content": "found"},
                 {"role": "assistant", "content": "a"},
@@ -102,7 +104,7 @@ def test_instruction_forms(tmp_path: Path, form: str, row: dict[str, Any], expec
     if "tools" in row:
         assert example.tools == [WRAPPED]
         (caller,) = [message for message in example.messages if message.tool_calls]
-        assert caller.tool_calls == [CALL]
+        assert caller.tool_calls and [{**call, "id": None} for call in caller.tool_calls] == [{**CALL, "id": None}]
     else:
         assert example.tools is None
 
@@ -133,6 +135,17 @@ def test_csv_with_messages(tmp_path: Path):
     assert isinstance(example, Conversation) and len(example.messages) == 2
 
 
+def test_files_of_a_folder_are_told_apart(tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "f.jsonl", [{"text": name}, {"text": ""}])
+    examples, report = read_instructions(tmp_path)
+    assert [example.metadata["file"] for example in examples] == ["a/f.jsonl", "b/f.jsonl"] == list(report.files)
+    assert str(report.quarantined[1]) == "b/f.jsonl, row 2 (line 2): text: text is empty: there is nothing to train on"
+    examples, report = read_instructions([tmp_path / "a" / "f.jsonl", tmp_path / "b" / "f.jsonl"])
+    assert [example.metadata["file"] for example in examples] == ["f.jsonl", str(tmp_path / "b" / "f.jsonl")]
+
+
 USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"messages": []}, "an empty one"),
@@ -144,12 +157,24 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"messages": [USER, {"role": "assistant"}]}, "content should be text, not missing"),
     ({"messages": [USER, {"role": "assistant", "content": 5}]}, "not a int"),
     ({"messages": [USER, "a"]}, "should be an object"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, ASSISTANT]}, "only text can"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, ASSISTANT]},
+        "only text can",
+    ),
     ({"messages": [USER, {"role": "assistant", "content": "\ud800"}]}, "half a surrogate"),
-    ({"messages": [USER, {"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]}]}, "with no name"),
-    ({"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{"}]}]}, "that are no JSON"),
+    (
+        {"messages": [USER, {"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]}]},
+        "no function name",
+    ),
+    ({"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{"}]}]}, "are not JSON"),
     ({"messages": [USER, ASSISTANT], "tools": "[{"}, "tools is a string that is no JSON"),
     ({"conversations": [{"from": "function_call", "value": "f(x)"}]}, "a tool call that is no JSON"),
+    (
+        {"messages": [{"role": "user", "content": "q", "tool_calls": [CALL]}, ASSISTANT]},
+        "only the assistant calls tools",
+    ),
+    ({"messages": [USER, {**ASSISTANT, "weight": 0}]}, "every answer has the weight 0"),
+    ({"messages": [USER, {**ASSISTANT, "weight": 0.5}]}, "has the weight 0.5: only 0 and 1"),
     ({"instruction": "a", "output": ""}, "the assistant says nothing"),
     ({"instruction": 3, "output": "a"}, "instruction should be text, not a int"),
     ({"instruction": "a", "output": "b", "history": [["x"]]}, r"history\[0\] should be a pair"),
@@ -174,7 +199,7 @@ def test_broken_rows_are_quarantined_with_their_place(tmp_path: Path):
 
 
 def test_a_file_of_unknown_form_is_refused(tmp_path: Path):
-    with pytest.raises(HanlinError, match="(?s)the keys question, reply are of no known form.*Known forms:.*alpaca"):
+    with pytest.raises(HanlinError, match=r"(?s)the keys question, reply are of no known form.*Known forms:.*alpaca"):
         read_instructions(write(tmp_path / "f", [{"question": "a", "reply": "b"}] * 500))
     with pytest.raises(HanlinError, match="this is preference data"):
         read_instructions(write(tmp_path / "g", [{"prompt": "a", "chosen": "b", "rejected": "c"}]))
@@ -184,8 +209,16 @@ def test_a_file_of_unknown_form_is_refused(tmp_path: Path):
 
 PREFERENCES: list[tuple[str, dict[str, Any], list[Any]]] = [
     ("preference", {"prompt": "q", "chosen": "a", "rejected": "b", "margin": 2}, [("q", "a", "b", 2.0)]),
-    ("preference", {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [{"role": "assistant", "content": "b"}]}, [("q", "a", "b", None)]),
-    ("preference", {"chosen": [USER, ASSISTANT], "rejected": [USER, {"role": "assistant", "content": "b"}]}, [("q", "a", "b", None)]),
+    (
+        "preference",
+        {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [{"role": "assistant", "content": "b"}]},
+        [("q", "a", "b", None)],
+    ),
+    (
+        "preference",
+        {"chosen": [USER, ASSISTANT], "rejected": [USER, {"role": "assistant", "content": "b"}]},
+        [("q", "a", "b", None)],
+    ),
     (
         "preference",
         {"prompt": "q", "chosen": [USER, ASSISTANT], "rejected": [USER, {"role": "assistant", "content": "b"}]},

@@ -79,7 +79,7 @@ def test_weighted_epochs(lengths: list[int], seed: int, data: st.DataObject):
             assert abs((counts * array)[mine].sum() - asked * array[mine].sum()) <= max(lengths)
             assert set(counts[mine]) <= {int(asked), int(asked) + 1}
     for group, asked in enumerate(repeats):
-        # Four epochs of a multiple of a quarter are a whole number of rounds; roundings move a border by a token or two.
+        # Four epochs of a multiple of a quarter are a whole number of rounds; roundings move a border a little.
         assert np.abs(total[groups == group] - 4 * asked).max() <= 1
 
 

@@ -158,7 +158,9 @@ def test_trace_names_every_token(lengths: list[int], length: int, rows: int, see
 
 
 def test_trace_and_step_are_the_same_in_another_process(tmp_path: Path):
-    shards = make_shards(tmp_path, [7, 3, 12, 1, 30, 5, 9, 40], sources=list("abcabcab"), weights={"a": 1, "b": 1, "c": 2})
+    shards = make_shards(
+        tmp_path, [7, 3, 12, 1, 30, 5, 9, 40], sources=list("abcabcab"), weights={"a": 1, "b": 1, "c": 2}
+    )
     code = (
         "import sys, json, pathlib\n"
         "from hanlin.data.packing import trace_tokens\n"

@@ -116,7 +116,9 @@ def test_a_cut_parquet_is_counted(tmp_path: Path):
     assert len(rows) == 1 and isinstance(rows[0], BadRow) and "damaged parquet" in rows[0].reason
 
 
-@pytest.mark.parametrize("data", [b"", b"Just a sentence, of prose.", b"\x00\x01\x02", b"text", b"<html><p>a</p>\n</html>\n"])
+@pytest.mark.parametrize(
+    "data", [b"", b"Just a sentence, of prose.", b"\x00\x01\x02", b"text", b"<html><p>a</p>\n</html>\n"]
+)
 def test_what_is_no_data_file_is_refused(tmp_path: Path, data: bytes):
     with pytest.raises(HanlinError, match="JSON lines, CSV with a header, parquet"):
         read(tmp_path / "f", data)

@@ -83,9 +83,13 @@ def _brute_force_score(gained: int, lost: int, n: int, difference: float) -> flo
     return (gained - lost - n * difference) / math.sqrt(n * (2 * best + difference * (1 - difference)))
 
 
-@pytest.mark.parametrize(("gained", "lost", "n", "difference"), [(12, 5, 60, 0.05), (3, 9, 40, -0.3), (7, 7, 30, 0.2), (30, 1, 90, 0.1)])
+@pytest.mark.parametrize(
+    ("gained", "lost", "n", "difference"), [(12, 5, 60, 0.05), (3, 9, 40, -0.3), (7, 7, 30, 0.2), (30, 1, 90, 0.1)]
+)
 def test_tango_score_is_the_constrained_maximum(gained: int, lost: int, n: int, difference: float) -> None:
-    assert tango_score(gained, lost, n, difference) == pytest.approx(_brute_force_score(gained, lost, n, difference), abs=1e-4)
+    assert tango_score(gained, lost, n, difference) == pytest.approx(
+        _brute_force_score(gained, lost, n, difference), abs=1e-4
+    )
 
 
 def test_tango_at_zero_is_mcnemars_z() -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
-class Dtype(str, Enum):
+class Dtype(StrEnum):
     """Precisions of inference."""
 
     float32 = "float32"

@@ -1,6 +1,7 @@
 """Floor 1: raw files to clean documents: read, normalise, deduplicate, split, and account for every byte.
 
-    files ─ stream.py (decompress, count) ─ readers/ (find the records) ─ normalise.py ─ filters.py ─ split.py ─ shards.py
+    files ─ stream.py (decompress, count) ─ readers/ (find the records) ─ normalise.py ─ filters.py ─ split.py ─
+    shards.py
                                                      └────────────── every record and every byte ──────────── ledger.py
 
 `build.py` holds the stage. Nothing here imports pyarrow, ftfy or a language model before it is needed.

@@ -11,6 +11,7 @@ BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+PRINTABLE = [bytes([code]) for code in (*range(32, 127), 9, 10, 13)]
 # Of the characters beyond ASCII, this share may be broken for a text still to count as damaged UTF-8 (and to be
 # quarantined) rather than as text in another encoding.
 DAMAGED_SHARE = 0.1
@@ -30,13 +31,14 @@ def byte_order_mark(head: bytes) -> tuple[bytes, str] | None:
 
 
 def wide_encoding(head: bytes) -> str | None:
-    """UTF-16 without a mark, known by zeros in every second byte (text in a Latin script mostly), or None."""
-    even, odd = head[0::2].count(0), head[1::2].count(0)
-    half = max(1, len(head) // 2)
-    if odd > 0.4 * half and even < 0.05 * half:
-        return "utf-16-le"
-    if even > 0.4 * half and odd < 0.05 * half:
-        return "utf-16-be"
+    """UTF-16 without a mark, known by a zero beside each printable ASCII byte (Latin script mostly), or None."""
+    if b"\0" not in head:
+        return None
+    pairs = len(head) // 2
+    for encoding, low, high in (("utf-16-le", head[0::2], head[1::2]), ("utf-16-be", head[1::2], head[0::2])):
+        printable = sum(map(low.count, PRINTABLE))
+        if pairs > 1 and high.count(0) > 0.4 * pairs and printable > 0.4 * pairs and low.count(0) < 0.05 * pairs:
+            return encoding
     return None
 
 
@@ -51,8 +53,8 @@ def decode_utf8(data: bytes) -> str:
 def decode_text(data: bytes) -> tuple[str, str]:
     """Decode by byte order mark, then as UTF-8, then by charset detection (uchardet's, through resiliparse).
 
-    Returns the text and the name of its encoding. Raises UndecodableError when the bytes are UTF-8 but for some damage, or when
-    the encoding that was detected can't decode all of them.
+    Returns the text and the name of its encoding. Raises UndecodableError when the bytes are UTF-8 but for some damage,
+    or when the encoding that was detected can't decode all of them.
     """
     mark = byte_order_mark(data)
     if mark is not None:
@@ -72,7 +74,7 @@ def decode_text(data: bytes) -> tuple[str, str]:
 
 def detect(data: bytes, html: bool = False) -> str:
     """The charset that uchardet finds (or, for HTML, the one that a meta tag names), as a name that Python knows."""
-    from resiliparse.parse.encoding import detect_encoding
+    from resiliparse.parse.encoding import detect_encoding  # pyright: ignore[reportMissingModuleSource]
 
     name = detect_encoding(data, from_html_meta=html) or "utf-8"
     try:
@@ -82,8 +84,8 @@ def detect(data: bytes, html: bool = False) -> str:
 
 
 def decode_html(data: bytes, declared: str | None = None) -> tuple[str, str]:
-    """Decode a page as browsers do (https://encoding.spec.whatwg.org): by mark, by the charset that HTTP declared, by the meta
-    tag, by detection; what doesn't fit becomes U+FFFD, whose share a filter then judges."""
+    """Decode a page as browsers do (https://encoding.spec.whatwg.org): by mark, by the charset that HTTP declared, by
+    the meta tag, by detection; what doesn't fit becomes U+FFFD, whose share a filter then judges."""
     mark = byte_order_mark(data)
     if mark is not None:
         return data[len(mark[0]) :].decode(mark[1], "replace"), mark[1]

@@ -13,10 +13,11 @@ ID_DIGITS = 32
 class Document:
     """One clean document.
 
-    `id` is the first 32 hex digits (128 bits) of the SHA-256 of the normalised text in UTF-8: equal texts have equal ids.
+    `id` is the first 32 hex digits (128 bits) of the SHA-256 of the normalised text in UTF-8: equal texts have equal
+    ids.
     `source` is the name under which mixtures, validation figures and reports count it.
-    `metadata` holds `file` (relative to the input), `offset` (bytes into the decompressed file), `bytes` (raw bytes of the
-    record), `language`, and what the record itself told (title, url, …).
+    `metadata` holds `file` (relative to the input), `offset` (bytes into the decompressed file), `bytes` (raw bytes of
+    the record), `language`, and what the record itself told (title, url, …).
     """
 
     id: str
@@ -29,10 +30,10 @@ class Document:
 class Record:
     """A span of a file that stands for one document, or for what should have been one.
 
-    Exactly one of three holds: `text` is there (it may still be dropped by a filter); `rule` is there (the reader itself
-    drops it: an HTTP request in a WARC file); `reason` alone is there (it could not be read: quarantined).
-    `offset` and `raw_bytes` place it in the decompressed file; `unread_bytes` counts bytes on disk that the record stands
-    for and that were never decompressed (the rest of a broken gzip file).
+    Exactly one of three holds: `text` is there (it may still be dropped by a filter); `rule` is there (the reader
+    itself drops it: an HTTP request in a WARC file); `reason` alone is there (it could not be read: quarantined).
+    `offset` and `raw_bytes` place it in the decompressed file; `unread_bytes` counts bytes on disk that the record
+    stands for and that were never decompressed (the rest of a broken gzip file).
     """
 
     offset: int

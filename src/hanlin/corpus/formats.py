@@ -7,38 +7,101 @@ from dataclasses import dataclass
 
 from hanlin.corpus.decode import byte_order_mark, wide_encoding
 
-CODE = {
-    "py": "python", "pyi": "python", "js": "javascript", "mjs": "javascript", "jsx": "javascript", "ts": "typescript",
-    "tsx": "typescript", "c": "c", "h": "c", "cc": "cpp", "cpp": "cpp", "cxx": "cpp", "hpp": "cpp", "hh": "cpp", "cu": "cuda",
-    "cs": "csharp", "java": "java", "kt": "kotlin", "scala": "scala", "go": "go", "rs": "rust", "rb": "ruby", "php": "php",
-    "pl": "perl", "lua": "lua", "r": "r", "jl": "julia", "m": "matlab", "swift": "swift", "dart": "dart", "hs": "haskell",
-    "ml": "ocaml", "ex": "elixir", "exs": "elixir", "erl": "erlang", "clj": "clojure", "lisp": "lisp", "el": "lisp", "scm": "scheme",
-    "sh": "shell", "bash": "shell", "zsh": "shell", "ps1": "powershell", "sql": "sql", "css": "css", "scss": "css", "vue": "vue",
-    "asm": "assembly", "s": "assembly", "f90": "fortran", "f": "fortran", "pas": "pascal", "d": "d", "nim": "nim", "zig": "zig",
-    "v": "verilog", "vhd": "vhdl", "proto": "protobuf", "cmake": "cmake", "toml": "toml", "yaml": "yaml", "yml": "yaml", "ini": "ini",
-    "xml": "xml",
-}  # fmt: skip
-NAMED = {
-    "txt": "txt", "text": "txt", "log": "txt", "md": "md", "markdown": "md", "mdx": "md", "org": "md", "adoc": "md", "tex": "tex", "rst": "rst", "html": "html", "htm": "html",
-    "xhtml": "html", "pdf": "pdf", "json": "json", "jsonl": "jsonl", "ndjson": "jsonl", "csv": "csv", "tsv": "csv", "parquet": "parquet",
-    "arrow": "arrow", "feather": "arrow", "warc": "warc", "wet": "warc", "wat": "warc", "arc": "arc",
-}  # fmt: skip
+
+def _by_ending(table: str) -> dict[str, str]:
+    """`name: ending ending` lines to ending → name."""
+    rows = (line.split(":") for line in table.split("\n") if line.strip())
+    return {ending: name.strip() for name, endings in rows for ending in endings.split()}
+
+
+CODE = _by_ending("""
+    python: py pyi
+    javascript: js mjs jsx
+    typescript: ts tsx
+    c: c h
+    cpp: cc cpp cxx hpp hh
+    cuda: cu
+    csharp: cs
+    java: java
+    kotlin: kt
+    scala: scala
+    go: go
+    rust: rs
+    ruby: rb
+    php: php
+    perl: pl
+    lua: lua
+    r: r
+    julia: jl
+    matlab: m
+    swift: swift
+    dart: dart
+    haskell: hs
+    ocaml: ml
+    elixir: ex exs
+    erlang: erl
+    clojure: clj
+    lisp: lisp el
+    scheme: scm
+    shell: sh bash zsh
+    powershell: ps1
+    sql: sql
+    css: css scss
+    vue: vue
+    assembly: asm s
+    fortran: f90 f
+    pascal: pas
+    d: d
+    nim: nim
+    zig: zig
+    verilog: v
+    vhdl: vhd
+    protobuf: proto
+    cmake: cmake
+    toml: toml
+    yaml: yaml yml
+    ini: ini
+    xml: xml
+""")
+NAMED = _by_ending("""
+    txt: txt text log
+    md: md markdown mdx org adoc
+    tex: tex
+    rst: rst
+    html: html htm xhtml
+    pdf: pdf
+    json: json
+    jsonl: jsonl ndjson
+    csv: csv tsv
+    parquet: parquet
+    arrow: arrow feather
+    warc: warc wet wat
+    arc: arc
+""")
 COMPRESSIONS = ("gz", "gzip", "zst", "zstd", "bz2", "xz")
 # One document a file; the others hold many.
 SINGLE = frozenset({"txt", "md", "rst", "tex", "html", "pdf"})
 MAGIC = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"), (b"%PDF-", "pdf"), (b"WARC/", "warc"), (b"filedesc://", "arc"))
 # Files that may hold no zero byte at their beginning and are no text all the same.
 BINARY_MAGIC = (
-    (b"PK\x03\x04", "a zip archive (or an office document)"), (b"\x89PNG", "a PNG image"), (b"\xff\xd8\xff", "a JPEG image"),
-    (b"GIF8", "a GIF image"), (b"\x7fELF", "a program"), (b"OggS", "audio"), (b"ID3", "audio"), (b"Rar!", "a rar archive"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"), (b"FEA1", "a Feather file of the first version (only Arrow IPC is read)"),
-)  # fmt: skip
+    (b"PK\x03\x04", "a zip archive (or an office document)"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"\x7fELF", "a program"),
+    (b"OggS", "audio"),
+    (b"ID3", "audio"),
+    (b"Rar!", "a rar archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"FEA1", "a Feather file of the first version (only Arrow IPC is read)"),
+)
 SHARD = re.compile(r"(?:[-_.]*(?:of|part|shard)?[-_.]*\d+)+$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A file's format. `programming` is the language of a source code file; `reason` says why a binary file isn't read."""
+    """A file's format. `programming` is the language of a source code file; `reason` says why a binary file isn't
+    read."""
 
     name: str
     programming: str | None = None
@@ -68,7 +131,8 @@ def holds_one_document(name: str) -> bool:
 
 
 def find_format(name: str, head: bytes) -> Format:
-    """The format of a file from its name and its first (decompressed) bytes, up to 64 KiB. The content wins over the name."""
+    """The format of a file from its name and its first (decompressed) bytes, up to 64 KiB. The content wins over the
+    name."""
     ending = extension(name)
     for magic, format in MAGIC:
         if head.startswith(magic):
@@ -86,10 +150,10 @@ def find_format(name: str, head: bytes) -> Format:
     wide = None if wide == "utf-8" else wide
     if named in {"warc", "arc"}:
         return Format(named)
+    if named in {"json", "jsonl", "csv"}:  # a zero byte costs the record that it is in
+        return Format("binary", reason=f"{named} in {wide}: convert it to UTF-8") if wide else Format(named)
     if b"\0" in head and wide is None:
         return Format("binary", reason=f"binary data (a zero byte at offset {head.index(0)})")
-    if wide is not None and named in {"json", "jsonl", "csv"}:
-        return Format("binary", reason=f"{named} in {wide}: convert it to UTF-8")
     if ending == "ipynb":
         return Format("binary", reason="a Jupyter notebook: export it to .py or .md")
     if named is not None:

@@ -60,7 +60,8 @@ def printable(name: str) -> str:
 
 
 def _source(root: Root, relative: str) -> str:
-    """First folder below the root; for a file in the root itself, its stem if it holds many documents, else the root's name."""
+    """First folder below the root; for a file in the root itself, its stem if it holds many documents, else the root's
+    name."""
     first, slash, _ = relative.partition("/")
     if slash:
         return first
@@ -83,9 +84,9 @@ def _folder_bytes(path: str) -> int:
 def walk(roots: Sequence[Root]) -> Iterator[InputFile]:
     """Every file below the roots, sorted by name folder by folder; nothing that is met is left out.
 
-    Hidden files are passed over by rule (a hidden folder is one entry with all its bytes); a link to a folder that contains it is
-    a loop; broken links, unreadable folders and things that are not regular files (pipes, devices) are given with a reason,
-    unopened.
+    Hidden files are passed over by rule (a hidden folder is one entry with all its bytes); a link to a folder that
+    contains it is a loop; broken links, unreadable folders and things that are not regular files (pipes, devices) are
+    given with a reason, unopened.
     """
     for root in roots:
         path = root.path

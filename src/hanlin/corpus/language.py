@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import cast
 
 LOOK_AT = 2_000
 HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
@@ -12,7 +13,8 @@ TAG = re.compile(r"([A-Za-z]{2,3})(?:[-_][A-Za-z0-9]+)*")
 
 
 def from_metadata(value: object) -> str | None:
-    """The language of a tag such as `en`, `zh-Hans` or `pt_BR` (BCP 47), in lower case and without its region; else None."""
+    """The language of a tag such as `en`, `zh-Hans` or `pt_BR` (BCP 47), in lower case and without its region; else
+    None."""
     match = TAG.fullmatch(value) if isinstance(value, str) else None
     return match[1].lower() if match else None
 
@@ -20,8 +22,8 @@ def from_metadata(value: object) -> str | None:
 def identify(text: str) -> str:
     """ISO 639-1 code of the language of the first 2,000 characters; `und` where there are no letters.
 
-    Text in which Han characters weigh more than Latin ones (one stands for about three letters) and that has almost no kana or
-    hangul is `zh`; the rest is decided by py3langid.
+    Text in which Han characters weigh more than Latin ones (one stands for about three letters) and that has almost no
+    kana or hangul is `zh`; the rest is decided by py3langid.
     """
     head = text[:LOOK_AT]
     han = len(HAN.findall(head))
@@ -30,7 +32,9 @@ def identify(text: str) -> str:
             return "zh"
     elif not any(map(str.isalpha, head)):
         return "und"
-    from py3langid import rank
+    from py3langid import rank  # pyright: ignore
+
+    ranked = cast(list[tuple[str, float]], rank(head))
 
     # Three-letter codes are of languages with so little text that short or technical English is often taken for one.
-    return next((code for code, _ in rank(head) if len(code) == 2), "und")
+    return next((code for code, _ in ranked if len(code) == 2), "und")

@@ -8,7 +8,7 @@ import tempfile
 import zlib
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 CHUNK = 256 << 10
 # Zstandard's Python decoder can't bound its output: small input steps bound what a bomb can unfold at once.
@@ -55,7 +55,7 @@ class _Gzip:
         self.pending = not self.eof and (bool(self._zlib.unconsumed_tail) or len(out) == MOST_OUTPUT)
         return out
 
-    def _salvage(self, decoder: zlib._Decompress, data: bytes, error: zlib.error) -> bytes:
+    def _salvage(self, decoder: Any, data: bytes, error: zlib.error) -> bytes:
         """zlib forgets the output of the call that fails: go through it again byte by byte, up to the broken one."""
         out: list[bytes] = []
         used = 0
@@ -119,11 +119,13 @@ def _new_decoder(compression: str) -> _Decoder:
 
 
 class ByteStream:
-    """Reads a regular file, decompressing what its magic number says; several compressed members in a row are one stream.
+    """Reads a regular file, decompressing what its magic number says; several compressed members in a row are one
+    stream.
 
-    A compression that breaks off or is corrupt ends the stream where the last good byte was, and `damage` says why: what
-    was read stays. `produced` counts decompressed bytes as they leave the decoder, independently of what a reader makes
-    of them; `position` is the offset of the next byte that `read` will give. Raises OSError when the file can't be opened.
+    A compression that breaks off or is corrupt ends the stream where the last good byte was, and `damage` says why:
+    what was read stays. `produced` counts decompressed bytes as they leave the decoder, independently of what a reader
+    makes of them; `position` is the offset of the next byte that `read` will give. Raises OSError when the file can't
+    be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -161,7 +163,8 @@ class ByteStream:
 
     @property
     def consumed(self) -> int:
-        """Bytes on disk that were decoded, counted as they go in: at the end, `consumed + unread` is the file's size."""
+        """Bytes on disk that were decoded, counted as they go in: at the end, `consumed + unread` is the file's
+        size."""
         return self._taken if self.measured is None else self.size - self.unread
 
     def read(self, count: int) -> bytes:
@@ -272,14 +275,13 @@ class ByteStream:
 
     def _next_member(self) -> bool:
         data, self._leftover = self._leftover, b""
-        while len(data) < 6:
-            more = self._file.read(STEP["gzip"])
-            data += more
-            if self.compression == "gzip":
-                self._taken -= len(stripped := data.lstrip(b"\0")) - len(data)
-                data = stripped  # tapes and some tools pad with zeros
-            if not more:
+        while True:
+            if self.compression == "gzip":  # tapes and some tools pad with zeros
+                padded, data = len(data), data.lstrip(b"\0")
+                self._taken += padded - len(data)
+            if len(data) >= 6 or not (more := self._file.read(STEP["gzip"])):
                 break
+            data += more
         if not data:
             return False
         if compression_of(data) != self.compression:

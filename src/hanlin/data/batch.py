@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 IGNORED = -100
@@ -20,7 +22,7 @@ class Batch:
     labels: Tensor
     """int64 [B, T], already shifted: the label of position t is the token that position t must predict; -100 = none."""
     position_ids: Tensor
-    """int64 [B, T]; restarts at 0 with each document, and at a row's start for a document that goes on from elsewhere."""
+    """int64 [B, T]; restarts at 0 with each document, and at a row's start, whatever came before it."""
     document_ids: Tensor | None = None
     """int32 [B, T], rising along a row and equal inside one document: attention stays where they are equal.
     None: every row holds one document (and, after it, padding at most), so that plain causal attention is right."""
@@ -37,9 +39,7 @@ class Batch:
     def slice(self, start: int, stop: int) -> Batch:
         """Rows `start` to `stop` (views, nothing is copied): a micro-batch."""
         documents = None if self.document_ids is None else self.document_ids[start:stop]
-        return Batch(
-            self.input_ids[start:stop], self.labels[start:stop], self.position_ids[start:stop], documents
-        )
+        return Batch(self.input_ids[start:stop], self.labels[start:stop], self.position_ids[start:stop], documents)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on `device`."""
@@ -50,3 +50,8 @@ class Batch:
             self.position_ids.to(device, non_blocking=non_blocking),
             documents,
         )
+
+
+def to_tensor(array: NDArray[Any]) -> Tensor:
+    """The array as a tensor; a contiguous one is not copied."""
+    return torch.from_numpy(array)  # pyright: ignore[reportUnknownMemberType]

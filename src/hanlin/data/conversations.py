@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from hanlin.artifacts import HanlinError
 from hanlin.data.order import permutation
 from hanlin.data.packing import IGNORED, rank_rows
-from hanlin.data.rendered import RenderedConversations
+from hanlin.data.rendered import RenderedConversations, place_of
 
 if TYPE_CHECKING:
     from hanlin.data.batch import Batch
 
 _PACK_WINDOW = 4096
-"""Conversations packed together: many enough that the best fit leaves under 1 % of a row empty on usual data, few enough
-that an epoch's order stays random."""
+"""Conversations packed together: many enough that the best fit leaves little of a row empty, few enough that an epoch's
+order stays random."""
 
 
 def best_fit_decreasing(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
@@ -71,11 +71,12 @@ class PackedConversations:
     """Batches for fine-tuning: a pure function of (rendered conversations, sequence_length, rows_per_step, seed, step).
 
     A conversation of L tokens takes L - 1 positions (its last token is only a label); one that is longer than a row is
-    cut at its end. The rest of a row is padding: the pad id, labels -100, a document id of its own. Each epoch permutes the
-    conversations, packs them (`pack=False`: one a row) and permutes the rows; epochs follow each other without a gap.
+    cut at its end. The rest of a row is padding: the pad id, labels -100, a document id of its own. Each epoch
+    permutes the conversations, packs them (`pack=False`: one a row) and permutes the rows; epochs follow each other
+    without a gap.
 
-    A conversation in which nothing is left to train on after the cut is refused (`on_empty="refuse"`: HanlinError naming
-    them) or left out and listed in `dropped` (`on_empty="drop"`).
+    A conversation in which nothing is left to train on after the cut is refused (`on_empty="refuse"`: HanlinError
+    naming them) or left out and listed in `dropped` (`on_empty="drop"`).
     """
 
     def __init__(
@@ -109,7 +110,8 @@ class PackedConversations:
         """Why each conversation that is left out is left out, with its place"""
         if len(empty) and on_empty == "refuse":
             raise HanlinError(
-                f"{len(empty)} of {len(rendered)} conversations have nothing to train on in rows of {sequence_length}:\n  "
+                f"{len(empty)} of {len(rendered)} conversations have nothing to train on "
+                f"in rows of {sequence_length}:\n  "
                 + "\n  ".join(self.dropped[:10])
                 + ("\n  …" if len(empty) > 10 else "")
                 + '\nRaise sequence_length, mend these rows, or leave them out with on_empty = "drop".'
@@ -129,9 +131,7 @@ class PackedConversations:
         return f"{place}: {length + 1} tokens, the first to be trained on is number {int(at[0]) + 2}, beyond the cut"
 
     def _place(self, index: int) -> str:
-        metadata = self.rendered.metadata[index]
-        line = f" (line {metadata['line']})" if metadata.get("line") else ""
-        return f"{metadata.get('file', 'conversation')}, row {metadata.get('row', index + 1)}{line}"
+        return place_of(self.rendered.metadata[index], index + 1)
 
     @property
     def tokens_per_step(self) -> int:
@@ -206,10 +206,8 @@ class PackedConversations:
             yield epoch, self._plan(epoch).row(row - self._first(epoch))
 
     def step(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
-        """The rows of step number `step` (from 0) that belong to `rank` of `ranks`. Raises HanlinError for ranks > B."""
-        import torch
-
-        from hanlin.data.batch import Batch
+        """The rows of step number `step` (from 0) of `rank` among `ranks`. Raises HanlinError for ranks > B."""
+        from hanlin.data.batch import Batch, to_tensor
 
         start, stop = rank_rows(self.rows_per_step, rank, ranks)
         rows = [row for _, row in self._rows(step)]
@@ -232,10 +230,10 @@ class PackedConversations:
             positions[place, at:] = np.arange(self.sequence_length - at)
             documents[place, at:] = len(members)
         return Batch(
-            torch.from_numpy(inputs),
-            torch.from_numpy(labels),
-            torch.from_numpy(positions),
-            torch.from_numpy(documents) if several else None,
+            to_tensor(inputs),
+            to_tensor(labels),
+            to_tensor(positions),
+            to_tensor(documents) if several else None,
         )
 
     def trace(self, step: int) -> list[dict[str, Any]]:

@@ -1,14 +1,14 @@
 """Instruction data read as it is: Alpaca, ShareGPT, OpenAI messages, prompt/completion, plain text.
 
-What a row is, is found by looking at its keys (`detect`), row by row: a file may mix them. A row that can't be understood
-is quarantined with its place and the reason, and counted; it never stops the reading.
+What a row is, is found by looking at its keys (`detect`), row by row: a file may mix them. A row that can't be
+understood is quarantined with its place and the reason, and counted; it never stops the reading.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -19,6 +19,7 @@ from hanlin.data.messages import (
     parse_messages,
     parse_tools,
     text_of,
+    untrained_answers,
     with_system,
 )
 from hanlin.data.rows import BadRow, Row, data_files, read_rows
@@ -86,14 +87,16 @@ def detect(row: dict[str, Any]) -> str | None:
         return "preference"
     if {"responses", "scores"} <= keys and keys & {"query", "prompt"}:
         return "ranked"
-    talks = keys & {"messages", "conversations"} or {"prompt", "completion"} <= keys or {"instruction", "output"} <= keys
+    talks = (
+        keys & {"messages", "conversations"} or {"prompt", "completion"} <= keys or {"instruction", "output"} <= keys
+    )
     if talks and any(is_label(row[name]) for name in ("label", "kto_tag") if name in keys):
         return "kto"
     if "messages" in keys:
         return "messages"
     if "conversations" in keys:
         turns = row["conversations"]
-        first: Any = turns[0] if isinstance(turns, list) and turns else None
+        first: Any = cast(list[Any], turns)[0] if isinstance(turns, list) and turns else None
         return "messages" if isinstance(first, dict) and "role" in first else "sharegpt"
     if {"instruction", "output"} <= keys:
         return "alpaca"
@@ -139,7 +142,7 @@ def answer_messages(value: Any, name: str) -> list[Message]:
 
 def to_example(row: dict[str, Any], form: str) -> list[Conversation | PlainText]:
     """An instruction row as the one example to train on. Raises RowError with the reason when it can't be."""
-    metadata = {"id": row["id"]} if isinstance(row.get("id"), str | int) else {}
+    metadata: dict[str, Any] = {"id": row["id"]} if isinstance(row.get("id"), str | int) else {}
     if form == "text":
         text = text_of(row["text"], "text")
         if not text.strip():
@@ -153,15 +156,20 @@ def to_example(row: dict[str, Any], form: str) -> list[Conversation | PlainText]
     else:
         name = "messages" if row.get("messages") is not None else "conversations"
         messages = parse_messages(row[name], name)
+        if untrained := untrained_answers(row[name]):
+            metadata["untrained_answers"] = untrained
     messages = check_answered(with_system(messages, row.get("system")))
     return [Conversation(messages=messages, tools=parse_tools(row.get("tools")), metadata=metadata)]
 
 
-class _Example(Protocol):
-    metadata: dict[str, Any]
+class Example(Protocol):
+    """What a row is made into: anything that remembers where it came from."""
+
+    @property
+    def metadata(self) -> dict[str, Any]: ...
 
 
-T = TypeVar("T", bound=_Example)
+T = TypeVar("T", bound=Example)
 
 
 def read_forms(
@@ -174,10 +182,13 @@ def read_forms(
     """
     found: list[T] = []
     report = ReadReport()
-    for path in [file for given in paths for file in data_files(given)]:
-        report.files[path.name], rows = read_rows(path)
+    for root, path in [(given, file) for given in paths for file in data_files(given)]:
+        name = path.name if path == root else path.relative_to(root).as_posix()
+        name = str(path) if name in report.files else name
+        report.files[name], rows = read_rows(path)
         known, seen = 0, list[str]()
-        for row in rows:
+        for found_row in rows:
+            row = replace(found_row, file=name)
             report.rows += 1
             if isinstance(row, BadRow):
                 report.quarantined.append(row)
@@ -203,7 +214,7 @@ def read_forms(
             report.forms[form] += 1
         if not known:
             raise HanlinError(
-                f"{path} ({report.files[path.name]}): no row of a known form in {len(seen)} rows; the first: "
+                f"{path} ({report.files[name]}): no row of a known form in {len(seen)} rows; the first: "
                 f"{seen[0] if seen else 'there is none'}. Known forms:\n"
                 + "\n".join(f"  {name}: {keys}" for name, keys in forms.items())
             )

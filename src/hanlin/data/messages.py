@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
+from hanlin.artifacts import HanlinError
 from hanlin.tokenization import Message
 
 ROLES = {
@@ -33,7 +34,7 @@ class RowError(ValueError):
 
 
 def text_of(value: Any, name: str) -> str:
-    """`value` as text that can be encoded: a string, or a list of text parts (`{"type": "text", "text"|"value": …}`)."""
+    """`value` as text that can be encoded: a string, or a list of parts (`{"type": "text", "text"|"value": …}`)."""
     if isinstance(value, list):
         return "".join(_part(part, name) for part in cast(list[Any], value))
     if not isinstance(value, str):
@@ -82,58 +83,64 @@ def parse_message(value: Any, name: str) -> Message:
     if role is None:
         raise RowError(f"{name} has the role {speaker!r}; known: {', '.join(ROLES)}")
     content = value["content"] if value.get("content") is not None else value.get("value")
+    calls: Any = value.get("tool_calls") or None
+    if calls is None and value.get("function_call"):
+        calls = [value["function_call"]]  # OpenAI's form before 2023-11
     if role == "call":
-        calls = _parse_calls(text_of(content, name), name)
-        return Message(role="assistant", content="", tool_calls=calls)
-    calls = tool_calls(value, name)
-    if content is None and calls:
-        content = ""
-    return Message(role=role, content=text_of(content, f"{name}'s content"), tool_calls=calls)
-
-
-def tool_calls(message: dict[str, Any], name: str) -> list[dict[str, Any]] | None:
-    """An OpenAI message's `tool_calls` (or its old `function_call`), each with its arguments as an object; None: none."""
-    calls = message.get("tool_calls")
-    if not calls and message.get("function_call"):
-        calls = [message["function_call"]]
-    if not calls:
-        return None
-    if not isinstance(calls, list):
+        calls, content = _json(text_of(content, name), f"{name} is a tool call that"), ""
+        calls = cast(list[Any], calls) if isinstance(calls, list) else [calls]
+    if calls is not None and not isinstance(calls, list):
         raise RowError(f"{name}'s tool_calls should be a list, not {_kind(calls)}")
-    return [_call(call, name) for call in cast(list[Any], calls)]
-
-
-def _parse_calls(text: str, name: str) -> list[dict[str, Any]]:
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise RowError(f"{name} is a tool call that is no JSON: {error}") from None
-    return [_call(call, name) for call in (cast(list[Any], value) if isinstance(value, list) else [value])]
+        return Message(
+            role="assistant" if role == "call" else role,
+            content=text_of("" if content is None and calls else content, f"{name}'s content"),
+            tool_calls=cast(list[dict[str, Any]] | None, calls),
+            name=_optional(value.get("name")),
+            tool_call_id=_optional(value.get("tool_call_id")),
+        )
+    except HanlinError as error:
+        raise RowError(f"{name}: {error}") from None
 
 
-def _call(call: Any, name: str) -> dict[str, Any]:
-    if isinstance(call, dict) and isinstance(call.get("function"), dict):
-        call = call["function"]
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        raise RowError(f"{name} has a tool call with no name")
-    arguments = call.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except ValueError:
-            raise RowError(f"{name} calls {call['name']} with arguments that are no JSON") from None
-    if arguments is not None and not isinstance(arguments, dict):
-        raise RowError(f"{name} calls {call['name']} with arguments that are {_kind(arguments)}, not an object")
-    return {"type": "function", "function": {"name": call["name"], "arguments": arguments or {}}}
+def _optional(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _json(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RowError(f"{what} is no JSON: {error}") from None
+
+
+def untrained_answers(value: Any) -> list[int]:
+    """Which of the assistant's messages (counted from 0 among them) are not to be trained on: those of `weight` 0
+    (OpenAI's word; also `loss_weight`). Other speakers' weights say nothing: they are never trained on.
+
+    Raises RowError for a weight that is neither 0 nor 1.
+    """
+    found: list[int] = []
+    number = 0
+    for index, item in enumerate(cast(list[dict[str, Any]], value)):
+        speaker = item["role"] if item.get("role") is not None else item.get("from")
+        if ROLES.get(str(speaker).lower()) not in ("assistant", "call"):
+            continue
+        weight = item["weight"] if item.get("weight") is not None else item.get("loss_weight")
+        if weight is not None and weight not in (0, 1):
+            raise RowError(f"messages[{index}] has the weight {weight!r}: only 0 and 1 can be used")
+        if weight == 0:
+            found.append(number)
+        number += 1
+    if found and len(found) == number:
+        raise RowError("every answer has the weight 0: there is nothing to train on")
+    return found
 
 
 def parse_tools(value: Any) -> list[dict[str, Any]] | None:
     """`tools` as a list or as a JSON string, bare or wrapped in {"type": "function"}; None when there are none."""
     if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise RowError(f"tools is a string that is no JSON: {error}") from None
+        value = _json(value, "tools is a string that")
     if not value:
         return None
     tools = cast(list[Any], value) if isinstance(value, list) else [value]

@@ -52,8 +52,9 @@ def permutation(count: int, *key: int | str) -> NDArray[np.integer]:
 def mixture_repeats(tokens: dict[str, int], weights: dict[str, float] | None) -> dict[str, float]:
     """How often one epoch reads each source, so that the epoch is as long as the corpus and its shares are `weights`.
 
-    `tokens` is the size of each source; `weights` the share of tokens asked for each, in any unit. Without weights every
-    document is read once. Raises HanlinError when a weight is negative or misses a source, or names one that isn't there.
+    `tokens` is the size of each source; `weights` the share of tokens asked for each, in any unit. Without weights
+    every document is read once. Raises HanlinError for a source without a weight, a weight without a source, or a
+    negative one.
     """
     if weights is None:
         return dict.fromkeys(tokens, 1.0)
@@ -90,8 +91,8 @@ class Order:
     """Windows of `sequence_length` tokens, numbered 0, 1, 2, … without end; each is found without reading those before.
 
     An epoch permutes the documents, lays their tokens end to end, cuts the stream in windows of T inputs (T + 1 tokens,
-    as the last input's label is the next window's first input) and permutes the windows. Epochs follow each other without
-    a gap: a batch may hold the last windows of one and the first of the next.
+    as the last input's label is the next window's first input) and permutes the windows. Epochs follow each other
+    without a gap: a batch may hold the last windows of one and the first of the next.
 
     `lengths` is int64 [documents], each at least 1. With `groups` (int [documents], the source's number) and `repeats`
     (per source), a document of source s is read floor(r_s) times an epoch, and documents that hold the fraction's share
@@ -195,7 +196,7 @@ class Order:
         return self._epochs[number]
 
     def rows(self, first: int, count: int) -> Iterator[tuple[Epoch, NDArray[np.int64]]]:
-        """Windows number `first` … `first + count - 1`, as (epoch, indices of windows in its stream), epoch by epoch."""
+        """Windows number `first` … `first + count - 1`, as (epoch, indices of windows in its stream)."""
         stop = first + count
         while first < stop:
             number = self.epoch_of(first)

@@ -100,10 +100,8 @@ class PackedTokens:
         return False
 
     def step(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
-        """The rows of step number `step` (from 0) that belong to `rank` of `ranks`. Raises HanlinError for ranks > B."""
-        import torch
-
-        from hanlin.data.batch import Batch
+        """The rows of step number `step` (from 0) of `rank` among `ranks`. Raises HanlinError for ranks > B."""
+        from hanlin.data.batch import Batch, to_tensor
 
         length = self.sequence_length
         parts: list[tuple[NDArray[Any], ...]] = []
@@ -117,23 +115,26 @@ class PackedTokens:
             parts.append((tokens.astype(np.int64), position, (piece - piece[:, :1])[:, :-1].astype(np.int32)))
         tokens, position, document = (np.concatenate(arrays) for arrays in zip(*parts))
         return Batch(
-            input_ids=torch.from_numpy(tokens[:, :-1].copy()),
-            labels=torch.from_numpy(tokens[:, 1:].copy()),
-            position_ids=torch.from_numpy(position),
-            document_ids=torch.from_numpy(document) if self._several_documents(step) else None,
+            input_ids=to_tensor(tokens[:, :-1].copy()),
+            labels=to_tensor(tokens[:, 1:].copy()),
+            position_ids=to_tensor(position),
+            document_ids=to_tensor(document) if self._several_documents(step) else None,
         )
 
     def trace(self, step: int) -> list[dict[str, Any]]:
         """What is in the batch of `step`: one entry for each piece of a document in a row, without torch.
 
-        {row, epoch, document (id), source, language, file, offset, bytes, first_token, last_token, positions}:
-        tokens are counted in the document's stream, whose token 0 is <|endoftext|>; `positions` is [first, last] in the row.
+        {row, document (id), source, language, file, offset, raw_bytes, bytes, epoch, first_token, last_token,
+        positions}: the record is `raw_bytes` from `offset` on in the decompressed file, its text has `bytes` in UTF-8;
+        tokens are counted in the document's stream, whose token 0 is <|endoftext|>; `positions` is [first, last] in the
+        row.
         """
         found: list[dict[str, Any]] = []
         documents: list[int] = []
         row = 0
         for epoch, windows in self._pieces(step):
-            for window in windows.tolist():
+            numbers: list[int] = windows.tolist()
+            for window in numbers:
                 first, stop = window * self.sequence_length, (window + 1) * self.sequence_length
                 piece = int(np.searchsorted(epoch.starts, first, side="right")) - 1
                 while (begin := int(epoch.starts[piece])) < stop:
@@ -158,7 +159,12 @@ class PackedTokens:
 
 
 def trace_tokens(
-    directory: Path, step: int, sequence_length: int, rows_per_step: int, seed: int, weights: dict[str, float] | None = None
+    directory: Path,
+    step: int,
+    sequence_length: int,
+    rows_per_step: int,
+    seed: int,
+    weights: dict[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """`PackedTokens.trace` from the path of a tokens artifact and the settings that training recorded."""
     return PackedTokens(TokenShards.open(directory), sequence_length, rows_per_step, seed, weights).trace(step)
@@ -170,12 +176,12 @@ class ValidationBatch:
 
     batch: Batch
     documents: NDArray[np.int64]
-    """[B, T] the document (index into `shards.table()`) to which each label belongs: the document whose token it is, or,
-    for the <|endoftext|> that ends a document, the document that ended; -1 for padding."""
+    """[B, T] the document (index into `shards.table()`) to which each label belongs: the one whose token it is, or, for
+    the <|endoftext|> after a document, that document; -1 for padding."""
 
 
 def validation_documents(shards: TokenShards, max_tokens: int | None = None) -> NDArray[np.integer]:
-    """Which documents an evaluation reads: all in order, or whole ones in a hashed order until `max_tokens` is passed."""
+    """Which documents an evaluation reads: all, or whole ones in a hashed order until `max_tokens` is reached."""
     if max_tokens is None or len(shards.tokens) <= max_tokens:
         return np.arange(len(shards))
     order = permutation(len(shards), "validation")
@@ -192,9 +198,7 @@ def validation_batches(
     The documents' streams are laid end to end and cut in windows, like training's; an <|endoftext|> follows the last
     document. The last row is padded with <|endoftext|> and labels -100, and the last batch has fewer rows.
     """
-    import torch
-
-    from hanlin.data.batch import Batch
+    from hanlin.data.batch import Batch, to_tensor
 
     chosen = validation_documents(shards, max_tokens)
     starts = np.zeros(len(chosen) + 1, np.int64)
@@ -212,10 +216,10 @@ def validation_batches(
         outside = padding[:, :-1]
         ids = (piece - piece[:, :1])[:, :-1].astype(np.int32)
         batch = Batch(
-            input_ids=torch.from_numpy(tokens[:, :-1].copy()),
-            labels=torch.from_numpy(np.where(outside, IGNORED, tokens[:, 1:])),
-            position_ids=torch.from_numpy((stream - np.maximum(starts[piece], first))[:, :-1]),
-            document_ids=torch.from_numpy(ids) if ids.any() else None,
+            input_ids=to_tensor(tokens[:, :-1].copy()),
+            labels=to_tensor(np.where(outside, IGNORED, tokens[:, 1:])),
+            position_ids=to_tensor((stream - np.maximum(starts[piece], first))[:, :-1]),
+            document_ids=to_tensor(ids) if ids.any() else None,
         )
         # A label belongs to the document that its input is in: inside, they are one; at an end, it is the end's.
         yield ValidationBatch(batch, np.where(outside, -1, chosen[inside[:, :-1]].astype(np.int64)))

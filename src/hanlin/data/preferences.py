@@ -16,7 +16,7 @@ from hanlin.tokenization import Message
 
 @dataclass
 class Preference:
-    """Two answers to one prompt, of which one is preferred; or one answer with a judgement (KTO), the other then None."""
+    """Two answers to one prompt, one preferred; or one answer with a judgement (KTO), the other then None."""
 
     prompt: list[Message]
     chosen: list[Message] | None
@@ -108,12 +108,14 @@ def _judged(row: dict[str, Any]) -> Preference:
 
 def _ranked(row: dict[str, Any]) -> list[Preference]:
     """Every pair of answers with different scores; the margin is the scores' difference."""
-    responses, scores = row["responses"], row["scores"]
-    if not isinstance(responses, list) or not isinstance(scores, list):
+    if not isinstance(row["responses"], list) or not isinstance(row["scores"], list):
         raise RowError("responses and scores should be lists")
-    if len(cast(list[Any], responses)) != len(cast(list[Any], scores)) or len(responses) < 2:
+    responses, scores = cast(list[Any], row["responses"]), cast(list[Any], row["scores"])
+    if len(responses) != len(scores) or len(responses) < 2:
         raise RowError(f"{len(responses)} responses with {len(scores)} scores: two or more of each are needed")
-    prompt = with_system(prompt_messages(row["query"] if row.get("query") is not None else row["prompt"]), row.get("system"))
+    prompt = with_system(
+        prompt_messages(row["query"] if row.get("query") is not None else row["prompt"]), row.get("system")
+    )
     answers = [answer_messages(value, f"responses[{index}]") for index, value in enumerate(responses)]
     values = [_number(value, f"scores[{index}]") for index, value in enumerate(scores)]
     pairs: list[Preference] = []

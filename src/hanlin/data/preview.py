@@ -1,8 +1,9 @@
-"""What was understood of a data file: its form, its rows, and the first ones token by token, with what is trained on."""
+"""What was understood of a data file: its form, its rows, and the first ones token by token."""
 
 from __future__ import annotations
 
 import codecs
+import itertools
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,8 +144,11 @@ def _row(
 
 
 def render_preview(preview: Preview, console: Console, tokens: int = 400) -> None:
-    """Print a preview; of each row at most `tokens` tokens. What is trained on is green, and boxed in ⟦ ⟧, so that it
-    can be told where there is no colour; token borders are ·"""
+    """Print a preview; of each row about `tokens` tokens, with some of each trained and untrained piece.
+
+    What is trained on is green, and boxed in ⟦ ⟧, so that it can be told where there is no colour; · is a border
+    between tokens.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -168,26 +172,34 @@ def render_preview(preview: Preview, console: Console, tokens: int = 400) -> Non
         place = f"row {row.row}" if row.line is None else f"row {row.row}, line {row.line}"
         counts = f"{len(row.tokens):,} tokens, {row.trained_tokens:,} trained on"
         console.rule(Text("; ".join([f"{row.file}, {place}: {row.part}", counts, *row.notes])), align="left")
-        console.print(_marked(row.tokens[:tokens]))
-        if len(row.tokens) > tokens:
-            console.print(Text(f"… {len(row.tokens) - tokens:,} more tokens", style="dim"))
+        console.print(_marked(row.tokens, tokens))
     console.print(Text("⟦trained on⟧ · borders between tokens", style="dim"))
 
 
-def _marked(tokens: list[PreviewToken]) -> Text:
+def _marked(tokens: list[PreviewToken], limit: int) -> Text:
     from rich.text import Text
 
+    runs = [list(run) for _, run in itertools.groupby(tokens, key=lambda token: token.trained)]
+    # So that a long question does not hide the answer, each piece is given an equal part, and its middle is left out.
+    part = max(24, limit // max(1, len(runs))) if len(tokens) > limit else len(tokens)
     text = Text()
-    inside = False
-    for token in tokens:
-        if token.trained != inside:
-            text.append("⟦" if token.trained else "⟧", style="bold green")
-        elif token.text and len(text):
-            text.append("·", style="dim")
-        inside = token.trained
-        style = "green" if token.trained else "dim" if token.special else ""
-        # A line break is shown and made: what follows it stands on a new line, as in the file.
-        text.append(token.text.replace("\n", "⏎\n"), style=f"{style} bold" if token.special and token.trained else style)
-    if inside:
-        text.append("⟧", style="bold green")
+    for run in runs:
+        text.append(
+            "⟦" if run[0].trained else "·" if len(text) else "", style="bold green" if run[0].trained else "dim"
+        )
+        shown = run if len(run) <= part else [*run[: part // 2], None, *run[len(run) - part // 2 :]]
+        first = True
+        for token in shown:
+            if token is None:
+                text.append(f" … {len(run) - part // 2 * 2:,} more tokens … ", style="italic dim")
+                first = True
+            elif token.text:
+                if not first:
+                    text.append("·", style="dim")
+                first = False
+                colour = "green" if token.trained else "dim" if token.special else ""
+                # A line break is shown and made: what follows it stands on a new line, as in the file.
+                text.append(token.text.replace("\n", "⏎\n"), style=colour)
+        if run[0].trained:
+            text.append("⟧", style="bold green")
     return text

@@ -39,7 +39,7 @@ class RenderedConversations:
         return len(self.offsets) - 1
 
     def save(self, directory: Path) -> None:
-        """Write into `directory`; the index comes last, so that a half-written folder is never taken for a whole one."""
+        """Write into `directory`; the index comes last: a half-written folder is not taken for a whole one."""
         for name, values in (("ids", self.ids), ("trained", self.trained), ("offsets", self.offsets)):
             with atomic_path(directory / f"conversations.{name}.npy") as path, path.open("wb") as file:
                 np.save(file, values)
@@ -74,30 +74,35 @@ def render_conversations(
     tokenizer: Tokenizer,
     progress: Callable[[int], None] | None = None,
 ) -> RenderedConversations:
-    """Tokens of every example by the tokenizer's chat template; a text is `<|endoftext|> text <|endoftext|>`, all trained.
+    """Tokens of every example by the tokenizer's chat template; a text is `<|endoftext|> text <|endoftext|>`, all
+    trained. What comes after a conversation's last trained token is left off: it would change nothing.
 
-    `progress` is called with the number done. Raises HanlinError when the tokenizer pads with a token that ends a text or
-    a turn: the model would be taught never to stop, or to stop nowhere.
+    `progress` is called with the number done. Raises HanlinError for a tokenizer that no model can learn to chat with
+    (`Tokenizer.check_chat`: no template, pad = eos, …) when there is a conversation, and for a template that does not
+    round-trip, naming the row.
     """
-    ends = {"<|endoftext|>": tokenizer.end_of_text_id, "the end of a turn": tokenizer.end_of_turn_id}
-    for name, token in ends.items():
-        if token == tokenizer.pad_id:
-            raise HanlinError(
-                f"The tokenizer pads with {name} (id {token}): padding is not trained on, so the model would never learn "
-                "to end. Give the tokenizer a padding token of its own (hanlin's has <|pad|>)."
-            )
     ids, trained, offsets = array.array("i"), bytearray(), array.array("q", [0])
     metadata: list[dict[str, Any]] = []
+    checked = False
     for done, example in enumerate(examples, start=1):
         if isinstance(example, PlainText):
-            end = tokenizer.end_of_text_id
-            tokens = [end, *tokenizer.encode(example.text), end]
+            border = tokenizer.end_of_text_id
+            tokens = [border, *tokenizer.encode(example.text), border]
             marks = [True] * len(tokens)
         else:
-            rendered = tokenizer.render_tokens(example)
-            tokens, marks = rendered.ids, rendered.trained
-        ids.extend(tokens)
-        trained.extend(marks)
+            if not checked:
+                tokenizer.check_chat()
+                checked = True
+            try:
+                rendered = tokenizer.render_tokens(example)
+            except HanlinError as error:
+                raise HanlinError(f"{place_of(example.metadata, done)}: {error}") from None
+            tokens, marks = rendered.ids, list(rendered.trained)
+            if untrained := example.metadata.get("untrained_answers"):
+                _unmark(marks, untrained, sum(message.role == "assistant" for message in example.messages))
+        end = max((place + 1 for place, mark in enumerate(marks) if mark), default=len(marks))
+        ids.extend(tokens[:end])
+        trained.extend(marks[:end])
         offsets.append(len(ids))
         metadata.append(example.metadata)
         if progress is not None and done % 100 == 0:
@@ -107,5 +112,28 @@ def render_conversations(
         np.frombuffer(trained, np.bool_) if trained else np.zeros(0, np.bool_),
         np.frombuffer(offsets, np.int64),
         metadata,
-        tokenizer.pad_id,
+        # Padding is known by its place, not by its id: any token will do for a tokenizer that has none for it.
+        tokenizer.end_of_text_id if tokenizer.pad_id is None else tokenizer.pad_id,
     )
+
+
+def place_of(metadata: dict[str, Any], number: int) -> str:
+    """Where a conversation stands, for people; `number` is used when its file has not been recorded."""
+    line = f" (line {metadata['line']})" if metadata.get("line") else ""
+    return f"{metadata.get('file', 'conversation')}, row {metadata.get('row', number)}{line}"
+
+
+def _unmark(marks: list[bool], untrained: list[int], answers: int) -> None:
+    """Take the marks off some answers. Each answer is one run of marked tokens: what the template writes before it is
+    not marked. Raises HanlinError when a template makes them run together."""
+    starts = [place for place, mark in enumerate(marks) if mark and (place == 0 or not marks[place - 1])]
+    if len(starts) != answers:
+        raise HanlinError(
+            f"A conversation has messages of weight 0, but this chat template makes {len(starts)} trained pieces of "
+            f"its {answers} answers, so they can't be told apart. Use a template that begins each turn with a heading."
+        )
+    for number in untrained:
+        place = starts[number]
+        while place < len(marks) and marks[place]:
+            marks[place] = False
+            place += 1

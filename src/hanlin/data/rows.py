@@ -18,9 +18,21 @@ from hanlin.artifacts import HanlinError
 from hanlin.corpus.stream import ByteStream
 
 _LONGEST_LINE = 1 << 30
-_STRUCTURED = ("messages", "conversations", "history", "chosen", "rejected", "prompt", "completion", "responses", "scores")
+_STRUCTURED = (
+    "messages",
+    "conversations",
+    "history",
+    "chosen",
+    "rejected",
+    "prompt",
+    "completion",
+    "responses",
+    "scores",
+)
 """Columns of a CSV file whose cells may hold a JSON array."""
-_PLAIN = "a JSON array, JSON lines, CSV with a header, parquet or arrow, each plain or compressed (gzip, zstd, bzip2, xz)"
+_PLAIN = (
+    "a JSON array, JSON lines, CSV with a header, parquet or arrow, each plain or compressed (gzip, zstd, bzip2, xz)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +211,7 @@ def _is_csv(start: str) -> bool:
     lines = start.lstrip("\ufeff").splitlines()
     if not lines:
         return False
-    names = next(csv.reader([lines[0]]), [])
+    names = next(csv.reader([lines[0]]), list[str]())
     plain = all(name.strip() and len(name) <= 64 and "\0" not in name for name in names)
     return plain and (len(names) > 1 or [name.strip() for name in names] == ["text"]) and len(lines) > 1
 
@@ -209,7 +221,7 @@ def _csv(path: Path) -> Iterator[Row | BadRow]:
     text, broken = _read_whole(path)
     csv.field_size_limit(1 << 30)
     reader = csv.reader(io.StringIO(text, newline=""))
-    header = [name.strip() for name in next(reader, [])]
+    header = [name.strip() for name in next(reader, list[str]())]
     if not header:
         yield BadRow(path.name, 1, 1, f"the header can't be read: {broken}")
         return
@@ -245,30 +257,28 @@ def _cell(name: str, cell: str) -> Any:
 
 
 def _parquet(path: Path) -> Iterator[Row | BadRow]:
-    import pyarrow
-    import pyarrow.parquet
+    from hanlin.corpus.arrow import pa, pq
 
     number = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
                 for value in batch.to_pylist():
                     number += 1
                     yield Row(value, path.name, number, None)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         yield BadRow(path.name, number + 1, None, f"damaged parquet: {error}; nothing after it can be read")
 
 
 def _arrow(path: Path) -> Iterator[Row | BadRow]:
-    import pyarrow
-    import pyarrow.ipc
+    from hanlin.corpus.arrow import pa
 
     number = 0
     try:
-        with pyarrow.OSFile(str(path)) as source, pyarrow.ipc.open_file(source) as file:
+        with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
             for index in range(file.num_record_batches):
                 for value in file.get_batch(index).to_pylist():
                     number += 1
                     yield Row(value, path.name, number, None)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         yield BadRow(path.name, number + 1, None, f"damaged arrow: {error}; nothing after it can be read")

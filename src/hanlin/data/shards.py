@@ -5,7 +5,8 @@ The folder of a `tokens` artifact (see `hanlin.data.stage`, which writes it):
     tokens.json              dtype, vocabulary_size, end_of_text_id, weights, and per split tokens, documents, sources
     <split>.bin              token ids, little-endian uint16 or uint32; a document is <|endoftext|> and its tokens
     <split>.offsets.npy      int64 [documents + 1]: where each document starts, in tokens
-    <split>.documents.parquet  id, source, language, file, offset, bytes of each document, in the same order
+    <split>.documents.parquet  of each document, in the same order: id, source, language, file, offset and
+                             raw_bytes (in the decompressed file), bytes (of its text in UTF-8)
     token_counts.npy         int64 [vocabulary]: how often each id occurs in the training split
     tokenizer/               the tokenizer, so that training needs nothing else
 """
@@ -16,19 +17,16 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.artifacts import HanlinError
 
-if TYPE_CHECKING:
-    import pyarrow
-
 INDEX = "tokens.json"
 SPLITS = ("train", "validation")
-DOCUMENT_COLUMNS = ("id", "source", "language", "file", "offset", "bytes")
+DOCUMENT_COLUMNS = ("id", "source", "language", "file", "offset", "raw_bytes", "bytes")
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,12 @@ class TokenShards:
 
     @classmethod
     def open(cls, directory: Path, split: str = "train") -> TokenShards:
-        """Open `split` of the artifact in `directory`. Raises HanlinError when it is not there or has been cut short."""
+        """Open `split` of the artifact in `directory`. Raises HanlinError when it is not there or cut short."""
         index = directory / INDEX
         if not index.is_file():
-            raise HanlinError(f"{directory} holds no token shards: it has no {INDEX}. Give the folder of a tokens stage.")
+            raise HanlinError(
+                f"{directory} holds no token shards: it has no {INDEX}. Give the folder of a tokens stage."
+            )
         about: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
         if split not in about["splits"]:
             raise HanlinError(f"{directory} has no split {split!r}; it has {', '.join(about['splits'])}.")
@@ -78,11 +78,11 @@ class TokenShards:
         """Token ids of one document, its <|endoftext|> first (a view of the file)."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
-    def table(self, columns: list[str] | None = None) -> pyarrow.Table:
-        """The documents table (or some of its columns), one row a document."""
-        import pyarrow.parquet
+    def table(self, columns: list[str] | None = None) -> Any:
+        """The documents table (or some of its columns) as a pyarrow Table, one row a document."""
+        from hanlin.corpus.arrow import pq
 
-        return pyarrow.parquet.read_table(self.directory / f"{self.split}.documents.parquet", columns=columns)
+        return pq.read_table(self.directory / f"{self.split}.documents.parquet", columns=columns)
 
     @cached_property
     def sources(self) -> tuple[NDArray[np.int32], list[str]]:
@@ -95,9 +95,9 @@ class TokenShards:
         return renumber[codes] if len(names) else np.zeros(0, np.int32), sorted(names)
 
     def describe(self, indices: NDArray[np.integer]) -> list[dict[str, Any]]:
-        """The documents table's rows for some documents: id, source, language, file, offset, bytes."""
+        """The documents table's rows for some documents, as dictionaries."""
         return self._documents.take(indices).to_pylist()
 
     @cached_property
-    def _documents(self) -> pyarrow.Table:
+    def _documents(self) -> Any:
         return self.table(list(DOCUMENT_COLUMNS))

@@ -63,7 +63,9 @@ def run_tokens(settings: TokensSettings, context: StageContext) -> dict[str, Any
         "vocabulary_size": tokenizer.vocabulary_size,
         "end_of_text_id": tokenizer.end_of_text_id,
         "weights": weights,
-        "splits": {name: {"tokens": split["tokens"], "documents": split["documents"]} for name, split in splits.items()},
+        "splits": {
+            name: {"tokens": split["tokens"], "documents": split["documents"]} for name, split in splits.items()
+        },
     }
     write_json(workdir / "tokens.json", index)
     for name in (".train.json", ".validation.json", ".validation.counts.npy"):
@@ -105,10 +107,9 @@ def _encode_split(
 ) -> dict[str, Any]:
     """Write one split's files (each appears whole or not at all) and return its figures."""
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from hanlin.corpus import iterate_documents
+    from hanlin.corpus.arrow import pa, pq
 
     schema = pa.schema(
         [
@@ -117,6 +118,7 @@ def _encode_split(
             ("language", pa.string()),
             ("file", pa.string()),
             ("offset", pa.int64()),
+            ("raw_bytes", pa.int64()),
             ("bytes", pa.int64()),
         ]
     )
@@ -167,13 +169,15 @@ def _encode_split(
 
 
 def _row(document: Document) -> dict[str, Any]:
-    """A document's row of the documents table; `bytes` is its text's UTF-8 length, which bits-per-byte divides by."""
+    """A document's row of the documents table; `bytes` is its text's UTF-8 length, which bits-per-byte divides by.
+    `offset` and `raw_bytes` say where its record lies in the decompressed file."""
     return {
         "id": document.id,
         "source": document.source,
         "language": document.metadata.get("language") or "unknown",
         "file": document.metadata.get("file") or "",
         "offset": document.metadata.get("offset") or 0,
+        "raw_bytes": document.metadata.get("bytes") or 0,
         "bytes": len(document.text.encode()),
     }
 

@@ -15,13 +15,12 @@ if TYPE_CHECKING:
     from hanlin.evaluation.exam import EXAM_STAGE, ExamSettings
     from hanlin.evaluation.gates import Gate
     from hanlin.evaluation.items import Item
-    from hanlin.evaluation.runner import ExamResult, run_exam
+    from hanlin.evaluation.runner import run_exam
     from hanlin.evaluation.scoring import Mark
     from hanlin.evaluation.tasks import Task, library, plan_task
 
 _HOMES = {
     "EXAM_STAGE": "exam",
-    "ExamResult": "runner",
     "ExamSettings": "exam",
     "Gate": "gates",
     "Item": "items",
@@ -31,7 +30,7 @@ _HOMES = {
     "plan_task": "tasks",
     "run_exam": "runner",
 }
-__all__ = ["EXAM_STAGE", "ExamResult", "ExamSettings", "Gate", "Item", "Mark", "Task", "library", "plan_task", "run_exam"]
+__all__ = ["EXAM_STAGE", "ExamSettings", "Gate", "Item", "Mark", "Task", "library", "plan_task", "run_exam"]
 
 
 def __getattr__(name: str) -> Any:

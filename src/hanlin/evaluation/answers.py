@@ -13,7 +13,10 @@ from hanlin.evaluation.tasks import Normalise, Task
 LONGEST = 20_000
 """Characters of an output that an extracting pattern is shown."""
 SECONDS = 1.0
-"""Longest time that a pattern may take on one output: one that backtracks without end is the task's fault, and is said."""
+"""Longest time that a pattern may take on one output: one that backtracks without end is the task's fault, and is
+said."""
+_QUOTES = str.maketrans("‘’“”", "''\"\"")
+_PAIRS = {")": "(", "]": "[", "}": "{", "」": "「", "』": "『", "》": "《", "〉": "〈", "】": "【"}
 
 
 def extract(task: Task, output: str) -> str | None:
@@ -38,8 +41,8 @@ def extract(task: Task, output: str) -> str | None:
 
 
 def normalise(text: str, rules: Normalise) -> str:
-    """`text` with what the rules leave out of account made equal (NFKC always: 。and ．, full and half width)."""
-    text = unicodedata.normalize("NFKC", text)
+    """`text` with what the rules leave out of account made equal (NFKC and straight quotes always)."""
+    text = unicodedata.normalize("NFKC", text).translate(_QUOTES)
     if rules.commas:
         text = regex.sub(r"(?<=\d),(?=\d)", "", text)
     if rules.casefold:
@@ -53,12 +56,14 @@ def normalise(text: str, rules: Normalise) -> str:
 
 
 def _is_closing(text: str) -> bool:
-    """Whether the last character is punctuation that ends a sentence, and not the other half of a pair that stands inside."""
-    pairs = {")": "(", "]": "[", "}": "{", "”": "“", "’": "‘", "」": "「", "』": "『", "》": "《", "〉": "〈", "】": "【"}
+    """Whether the last character is punctuation that ends a sentence, and not the other half of a pair that stands
+    inside."""
     last = text[-1]
-    if last in pairs:
-        return pairs[last] not in text
-    return last in "'\"" and text.count(last) % 2 == 1 or unicodedata.category(last) == "Po" and last not in "%#&@*'\"‰"
+    if last in _PAIRS:
+        return _PAIRS[last] not in text
+    if last in "'\"":
+        return text.count(last) % 2 == 1
+    return unicodedata.category(last) == "Po" and last not in "%#&@*‰"
 
 
 def matches(task: Task, output: str | None, answers: Sequence[str]) -> bool:
@@ -81,6 +86,8 @@ def matches(task: Task, output: str | None, answers: Sequence[str]) -> bool:
 
 def _bounded(wanted: str, start: bool) -> str:
     """`wanted` as a pattern that does not match inside a longer word or number; Han text has no such boundary."""
-    left = r"(?<![[\p{L}\p{N}]--\p{Han}])" if start and regex.match(r"[[\p{L}\p{N}]--\p{Han}]", wanted, regex.V1) else ""
+    left = (
+        r"(?<![[\p{L}\p{N}]--\p{Han}])" if start and regex.match(r"[[\p{L}\p{N}]--\p{Han}]", wanted, regex.V1) else ""
+    )
     right = r"(?![[\p{L}\p{N}]--\p{Han}])" if regex.search(r"[[\p{L}\p{N}]--\p{Han}]$", wanted, regex.V1) else ""
     return f"(?V1){left}{regex.escape(wanted)}{right}"

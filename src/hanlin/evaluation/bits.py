@@ -1,11 +1,12 @@
 """Bits per byte: how well a model predicts held-out text, in a unit that does not depend on its tokenizer.
 
-Σ −log₂ p(token | what came before) over all tokens of a document, divided by the document's UTF-8 bytes. The document begins
-with the end-of-text token, which is given and not counted. The one after its end is not counted either: it stands for
-no byte of the text (nanochat leaves it out as well; a compressor that keeps the documents apart would have to pay for it).
+Σ −log₂ p(token | what came before) over all tokens of a document, divided by the document's UTF-8 bytes. The document
+begins with the end-of-text token, which is given and not counted. The one after its end is not counted either: it
+stands for no byte of the text (nanochat leaves it out as well; a compressor that keeps the documents apart would have
+to pay for it).
 
-A document longer than the context is scored in windows. The first scores all but its given token; each later one repeats
-the last `overlap` share of a context, unscored, and scores what follows.
+A document longer than the context is scored in windows. The first scores all but its given token; each later one
+repeats the last `overlap` share of a context, unscored, and scores what follows.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def windows(tokens: Sequence[int], start: int, context: int, overlap: float) -> 
 def score_documents(model: LanguageModel, task: Task, documents: Sequence[Document], tick: Tick) -> list[Mark]:
     """A mark a document: its bits and bytes. `tick` counts documents."""
     context = min(model.config.max_positions, task.max_context)
-    start = model.tokenizer.end_of_text_id
+    start = (model.prefix_ids or [model.tokenizer.end_of_text_id])[-1]
     tokens = model.tokenizer.encode_batch([document.text for document in documents])
     pieces = [list(windows(ids, start, context, task.overlap)) for ids in tokens]
     kept = [place for place, one in enumerate(pieces) if one]

@@ -1,8 +1,8 @@
 """Cloze questions made from held-out text: which of four continuations is the one that stood there?
 
-A passage is cut at the end of a sentence or line. The three wrong continuations stood at like places (after a line's end, or
-inside a line) in other documents of the same source and language, and are of like length. Questions whose choices resemble
-each other, or whose right choice stands in the passage already, are left out. Chance is 0.25.
+A passage is cut at the end of a sentence or line. The three wrong continuations stood at like places (after a line's
+end, or inside a line) in other documents of the same source and language, and are of like length. Questions whose
+choices resemble each other, or whose right choice stands in the passage already, are left out. Chance is 0.25.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ LIKE_LENGTH = 1.5
 """A wrong continuation is at most so many times longer or shorter, in bytes."""
 ALIKE = 0.5
 """Choices that share more than this of their character trigrams (Jaccard) are near-identical."""
-PER_DOCUMENT = 4
+PASSAGES = (4, 2_000, 40)
+"""A document is cut in 4 places, or one for each 2,000 bytes if that is more, but 40 at most."""
 NEIGHBOURS = 48
 """So many passages of the nearest lengths are tried as wrong continuations."""
 SAMPLE_BYTES = 3_000_000
 """Questions are made from at most so much held-out text."""
 
-_BOUNDARY = re.compile(r"\n+|(?<=[.!?])[\"')\]]*[ \t]+|[。！？；][”’」』）]*")
+_BOUNDARY = re.compile(r"\n+|(?<=[.!?])[\"')\]]*[ \t]+\n*|[。！？；][”’」』）]*\n*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +76,15 @@ def make_questions(documents: Sequence[Document], count: int | None, seed: int =
 
 
 def cut_passages(document: Document, seed: int = 0) -> Iterator[Passage]:
-    """Up to PER_DOCUMENT places of `document` where it can be cut, chosen by hash; their continuations do not overlap."""
+    """Up to PASSAGES places of `document` where it can be cut, chosen by hash; their continuations do not overlap."""
     segments = split(document.text)
     sizes = [len(segment.encode()) for segment in segments]
     places = sorted(range(1, len(segments)), key=lambda place: _hash(seed, f"{document.id}:{place}"))
     taken: set[int] = set()
-    found = 0
+    least, spacing, most = PASSAGES
+    left = min(most, max(least, sum(sizes) // spacing))
     for place in places:
-        if found == PER_DOCUMENT:
+        if not left:
             return
         stop, length = place, 0
         while stop < len(segments) and length < CONTINUATION_BYTES[0]:
@@ -99,7 +101,7 @@ def cut_passages(document: Document, seed: int = 0) -> Iterator[Passage]:
         if taken & set(range(place, stop)) or not _is_text(continuation):
             continue
         taken.update(range(place, stop))
-        found += 1
+        left -= 1
         context = "".join(segments[begin:place])
         yield Passage(
             f"{document.id}:{place}",
@@ -127,7 +129,8 @@ def split(text: str) -> list[str]:
 
 
 def _is_text(continuation: str) -> bool:
-    """Not a rule of dashes, a row of a table or a list of numbers: half of its characters, blanks aside, are letters."""
+    """Not a rule of dashes, a row of a table or a list of numbers: half of its characters, blanks aside, are
+    letters."""
     letters = sum(1 for char in continuation if char.isalpha())
     return 2 * letters >= sum(1 for char in continuation if not char.isspace())
 
@@ -156,7 +159,9 @@ def _question(passage: Passage, pool: Sequence[Passage], place: int, seed: int) 
     choices = chosen[1:]
     choices.insert(answer, chosen[0])
     tags = {"source": passage.source, "language": passage.language}
-    return Item(passage.id, passage.context, passage.context, choices=tuple(choices), answer=answer, shown=chosen[0], tags=tags)
+    return Item(
+        passage.id, passage.context, passage.context, choices=tuple(choices), answer=answer, shown=chosen[0], tags=tags
+    )
 
 
 def _squash(text: str) -> str:

@@ -12,7 +12,7 @@ from hanlin.evaluation.tasks import PlannedTask, Task, plan_task
 
 METRICS = {
     "choice": ("accuracy", "accuracy_per_byte", "accuracy_per_token"),
-    "generate": ("exact_match",),
+    "generate": ("accuracy",),
     "bits_per_byte": ("bits_per_byte",),
 }
 """The metrics of each kind of task, the first one first in every table."""
@@ -26,8 +26,8 @@ class ExamSettings(Settings):
     tasks: list[str] = Field(min_length=1)
     """Names of tasks of the library, or paths of task files; NAME=PATH gives a task its file of items."""
     before: str | None = None
-    """The stage (or model directory) that the model came from: it sits the same exam, and gates compare the two. None: gates
-    compare with random weights of the same shape."""
+    """The stage (or model directory) that the model came from: it sits the same exam, and gates compare the two. None:
+    gates compare with random weights of the same shape."""
     world: str | None = None
     """The world whose exams the `world/*` tasks take."""
     corpus: str | None = None
@@ -45,11 +45,11 @@ class ExamSettings(Settings):
     def _check(self) -> ExamSettings:
         """Everything that can be wrong with an exam is said before anything is trained, not after."""
         try:
-            planned = {spec: plan_task(spec) for spec in self.tasks}
+            planned = [(spec, plan_task(spec)) for spec in self.tasks]
         except HanlinError as error:
             raise ValueError(str(error).rstrip(".")) from None
         names: dict[str, Task] = {}
-        for spec, one in planned.items():
+        for spec, one in planned:
             task = one.task
             if task.name in names:
                 raise ValueError(f"the task {task.name} stands twice")
@@ -63,7 +63,9 @@ class ExamSettings(Settings):
                 raise ValueError(f"a gate names the task {gate.task!r}, which is not among {', '.join(names)}")
             known = METRICS[names[gate.task].kind]
             if gate.metric and gate.metric not in known:
-                raise ValueError(f"a gate on {gate.task} names the metric {gate.metric!r}; its metrics: {', '.join(known)}")
+                raise ValueError(
+                    f"a gate on {gate.task} names the metric {gate.metric!r}; its metrics: {', '.join(known)}"
+                )
         return self
 
 
@@ -89,13 +91,14 @@ def _describe(planned: PlannedTask) -> dict[str, Any]:
 
 
 def run(settings: ExamSettings, context: StageContext) -> dict[str, Any]:
-    """Hold the exam and write its records; a gate that fails is in the figures as `passed: false`, for the run to stop at."""
+    """Hold the exam and write its records; a gate that fails is in the figures as `passed: false`, for the run to stop
+    at."""
     from hanlin.evaluation.runner import run_exam
     from hanlin.inference import load
 
     inputs = context.inputs
     before = inputs.get("before")
-    result = run_exam(
+    figures = run_exam(
         load(inputs["model"].path, dtype=settings.dtype),
         settings.tasks,
         world=inputs["world"].path if "world" in inputs else None,
@@ -104,14 +107,14 @@ def run(settings: ExamSettings, context: StageContext) -> dict[str, Any]:
         before_name=settings.before or "",
         gates=settings.gates,
         random_row=settings.random_row,
-        max_items=settings.max_items,
+        limit=settings.max_items,
         seed=context.seed,
+        records=context.workdir,
         progress=context.progress,
     )
-    result.save_records(context.workdir)
-    for verdict in result.figures["gates"]:
+    for verdict in figures["gates"]:
         context.progress.say(verdict["text"])
-    return result.figures
+    return figures
 
 
 EXAM_STAGE = Stage(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from hanlin.artifacts import HanlinError, Settings
-from hanlin.evaluation.statistics import Comparison, paired_proportions, paired_ratio
+
+if TYPE_CHECKING:
+    from hanlin.evaluation.statistics import Comparison
 
 LOWER_IS_BETTER = frozenset({"bits_per_byte"})
 
@@ -19,20 +21,23 @@ class Gate(Settings):
     task: str
     """Name of a task of this exam."""
     metric: str = ""
-    """One of the task's metrics; none: its first (accuracy, exact_match, bits_per_byte)."""
+    """One of the task's metrics; none: its first (accuracy, or bits_per_byte)."""
     require: Literal["better", "not-worse"]
-    """`better`: the gain over the model before is shown to be more than `margin`. `not-worse`: a loss of `margin` or more is
-    ruled out (a test of non-inferiority). Both are claims that the data must support: too few items stop the run."""
+    """`better`: the gain over the model before is shown to be more than `margin`. `not-worse`: a loss of `margin` or
+    more is ruled out (a test of non-inferiority). Both are claims that the data must support: too few items stop the
+    run."""
     margin: float = Field(default=0.0, ge=0)
-    """In the metric's unit (0.02 = two points of accuracy, 0.02 bits per byte). `not-worse` needs one above 0: that nothing
-    at all was lost cannot be shown from a sample."""
+    """In the metric's unit (0.02 = two points of accuracy, 0.02 bits per byte). `not-worse` needs one above 0: that
+    nothing at all was lost cannot be shown from a sample."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     """The test's level: the chance that a model that does not meet the condition passes."""
 
     @model_validator(mode="after")
     def _check(self) -> Gate:
         if self.require == "not-worse" and self.margin == 0:
-            raise ValueError("`require: not-worse` needs a `margin` above 0, such as 0.02: the loss that you would accept")
+            raise ValueError(
+                "`require: not-worse` needs a `margin` above 0, such as 0.02: the loss that you would accept"
+            )
         return self
 
 
@@ -44,11 +49,13 @@ def decide(
 ) -> dict[str, Any]:
     """The verdict on one gate, for figures and for people.
 
-    `before` and `after` map item ids to the item's values (metric → 0/1, or bits and bytes). Only items that both models
-    were asked are compared; of the model just trained, none may be missing unless `before` was asked fewer on purpose.
+    `before` and `after` map item ids to the item's values (metric → 0/1, or bits and bytes). Only items that both
+    models were asked are compared; of the model just trained, none may be missing unless `before` was asked fewer on
+    purpose.
 
-    Returns {task, metric, require, margin, alpha, before, after, difference, low, high, p_value, n, test, passed, text};
-    `difference` is after − before in the metric's own direction. Raises HanlinError when nothing can be compared.
+    Returns {task, metric, require, margin, alpha, before, after, difference, low, high, p_value, n, test, passed,
+    text}; `difference` is after − before in the metric's own direction. Raises HanlinError when nothing can be
+    compared.
     """
     shared = [item for item in after if item in before and _comparable(before[item], after[item])]
     if not shared:
@@ -99,6 +106,9 @@ def _compare(
     threshold: float,
 ) -> tuple[Comparison, float, float]:
     """The comparison with gains counted positive, and the metric before and after."""
+    # numpy is for those who compare: the settings above are read by every `hanlin run`.
+    from hanlin.evaluation.statistics import paired_proportions, paired_ratio
+
     if metric == "bits_per_byte" and "bits" in new[0]:
         if len(new) < 2:
             raise HanlinError(f"gate on {gate.task}: one document alone can't be tested; hold out more.")
@@ -128,6 +138,7 @@ def describe(verdict: Mapping[str, Any]) -> str:
     if verdict["passed"]:
         return f"gate passed: {head}; it asks for {asked} at p < {verdict['alpha']:g}."
     return (
-        f"gate failed: {head}; it asks for {asked} at p < {verdict['alpha']:g}. Look at the exam's records for the items that "
-        "changed; then train longer or on other data, give the task more items, or change the gate in the recipe's `exam:`."
+        f"gate failed: {head}; it asks for {asked} at p < {verdict['alpha']:g}. The exam's records show the items "
+        "that changed. Train longer or on other data, give the task more items, or change the gate in the recipe's "
+        "`exam:`."
     )

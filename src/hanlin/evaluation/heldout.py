@@ -18,9 +18,9 @@ def language(document: Document) -> str:
 def sample(read: Callable[[], Iterator[Document]], max_bytes: int | None) -> list[Document]:
     """At most `max_bytes` of text (None: all) from the documents that `read()` yields, in order of source and hash.
 
-    The bytes are shared evenly among the sources; what a small source leaves goes to the others. Within a source, documents
-    come in the order of a hash of their ids, and the last one is cut at its share's end. `read` is called twice, so that
-    only the chosen texts are ever held. A smaller sample's whole documents are among a larger one's.
+    The bytes are shared evenly among the sources; what a small source leaves goes to the others. Within a source,
+    documents come in the order of a hash of their ids, and the last one is cut at its share's end. `read` is called
+    twice, so that only the chosen texts are ever held. A smaller sample's whole documents are among a larger one's.
     """
     sizes: dict[str, list[tuple[bytes, str, int]]] = {}
     for document in read():

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hanlin.artifacts import HanlinError
 from hanlin.evaluation import templates
@@ -41,8 +41,10 @@ class Item:
 
 
 def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The objects of a JSONL file with `file:line` for messages. Raises HanlinError for a line that is no JSON object."""
+    """The objects of a JSONL file with `file:line` for messages. Raises HanlinError for a line that is no JSON
+    object."""
     rows: list[tuple[str, dict[str, Any]]] = []
+    row: Any
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
@@ -52,23 +54,28 @@ def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
                 try:
                     row = json.loads(line)
                 except ValueError as error:
-                    raise HanlinError(f"{where}: not valid JSON ({error}). A task's data is one JSON object a line.") from None
+                    raise HanlinError(
+                        f"{where}: not valid JSON ({error}). A task's data is one JSON object a line."
+                    ) from None
                 if not isinstance(row, dict):
                     raise HanlinError(f"{where}: a task's data is one JSON object a line, not {type(row).__name__}.")
-                rows.append((where, row))
+                rows.append((where, cast(dict[str, Any], row)))
     except (OSError, UnicodeDecodeError) as error:
         raise HanlinError(f"{path} can't be read as a task's data: {error}. It must be a UTF-8 JSONL file.") from None
     return rows
 
 
 def make_items(task: Task, rows: Iterable[tuple[str, dict[str, Any]]]) -> list[Item]:
-    """The items of `task` from its rows (as `read_rows` gives them). Raises HanlinError for none, and for a repeated id."""
+    """The items of `task` from its rows (as `read_rows` gives them). Raises HanlinError for none, and for a repeated
+    id."""
     items: list[Item] = []
     seen: dict[str, str] = {}
     for number, (where, row) in enumerate(rows):
         item = make_item(task, row, where, str(row.get("id", number)))
         if item.id in seen:
-            raise HanlinError(f"{where}: the id {item.id!r} stands at {seen[item.id]} already. Ids pair items: make them differ.")
+            raise HanlinError(
+                f"{where}: the id {item.id!r} stands at {seen[item.id]} already. Ids pair items: make them differ."
+            )
         seen[item.id] = where
         items.append(item)
     if not items:
@@ -112,15 +119,16 @@ def make_item(task: Task, row: dict[str, Any], where: str, identity: str) -> Ite
 
 
 def _messages(value: Any, at: str) -> tuple[dict[str, Any], ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(one, dict) and "role" in one for one in value):
+    turns = cast(list[Any], value) if isinstance(value, list) else []
+    if not turns or not all(isinstance(one, dict) and "role" in one and "content" in one for one in turns):
         raise HanlinError(f"{at}: `messages` must be a list of {{role, content}} objects.")
-    if value[-1]["role"] == "assistant":
+    if turns[-1]["role"] == "assistant":
         raise HanlinError(f"{at}: the conversation ends with the assistant's turn; the last one must be the user's.")
-    return tuple(value)
+    return tuple(turns)
 
 
 def _texts(value: Any, at: str, least: int) -> tuple[str, ...]:
-    texts: list[Any] = value if isinstance(value, list) else [value]
+    texts = cast(list[Any], value) if isinstance(value, list) else [value]
     found = tuple(str(one) for one in texts if isinstance(one, str | int | float) and str(one) != "")
     if len(found) != len(texts) or len(found) < least:
         raise HanlinError(f"{at} must be {least} or more texts, none empty; it is {value!r}.")
@@ -132,17 +140,19 @@ def _index(value: Any, choices: Sequence[str], at: str) -> int:
         return choices.index(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
         return value
-    raise HanlinError(f"{at}: `answer` must be the index (from 0) or the text of one of {len(choices)} choices; it is {value!r}.")
+    raise HanlinError(
+        f"{at}: `answer` must be the index (from 0) or the text of one of {len(choices)} choices; it is {value!r}."
+    )
 
 
 def _tags(value: Any) -> dict[str, str]:
-    if isinstance(value, dict):
-        return {str(key): str(one) for key, one in value.items() if isinstance(one, str | int | bool)}
-    return {}
+    tags: dict[Any, Any] = cast(dict[Any, Any], value) if isinstance(value, dict) else {}
+    return {str(key): str(one) for key, one in tags.items() if isinstance(one, str | int | bool)}
 
 
 def select(items: Sequence[Item], count: int | None) -> list[Item]:
-    """At most `count` items, those whose ids have the smallest hashes, in their order: a larger count holds a smaller."""
+    """At most `count` items, those whose ids have the smallest hashes, in their order: a larger count holds a
+    smaller."""
     if count is None or len(items) <= count:
         return list(items)
     chosen = {item.id for item in sorted(items, key=lambda item: _hash(item.id))[:count]}
@@ -182,7 +192,9 @@ class FewShotPool:
 
 
 def _question(item: Item) -> str:
-    parts = [item.prompt, *item.contexts] if item.messages is None else [str(one.get("content")) for one in item.messages]
+    parts = (
+        [item.prompt, *item.contexts] if item.messages is None else [str(one.get("content")) for one in item.messages]
+    )
     return "\x00".join(part.strip() for part in parts)
 
 

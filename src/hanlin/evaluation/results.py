@@ -30,7 +30,8 @@ def summarise(task: Task, marks: Sequence[Mark], items: Sequence[Item] = ()) -> 
 
 
 def bits_figure(marks: Sequence[Mark]) -> dict[str, Any] | None:
-    """Bits per byte over documents. With a single document its parts are resampled instead, which is said in `resampled`.
+    """Bits per byte over documents. With a single document its parts are resampled instead, which is said in
+    `resampled`.
 
     None for a single document of a single token, which has no spread at all.
     """
@@ -41,7 +42,7 @@ def bits_figure(marks: Sequence[Mark]) -> dict[str, Any] | None:
     if len(rows) < 2:
         return None
     estimate = bootstrap_ratio([row[0] for row in rows], [row[1] for row in rows])
-    total = int(round(sum(row[1] for row in rows)))
+    total = round(sum(row[1] for row in rows))
     return {**estimate.as_dict(bytes=total, resampled=unit), "n": len(marks)}
 
 

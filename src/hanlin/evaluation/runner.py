@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 RANDOM_ITEMS = 48
 RANDOM_TOKENS = 16
 RANDOM_BYTES = 8
-"""The random-weights row: a generate task is asked at most 48 items with answers of at most 16 tokens, and bits_per_byte
-an eighth of the text. It has nothing to say, and would say it at full length."""
+"""The random-weights row: a generate task is asked at most 48 items with answers of at most 16 tokens, and
+bits_per_byte an eighth of the text: it has nothing to say, and would say it at full length. Where a gate compares with
+it, it is asked everything."""
 
 
 @dataclass
@@ -48,28 +49,6 @@ class PreparedTask:
         return len(self.items) or len(self.documents)
 
 
-@dataclass
-class ExamResult:
-    """What an exam found."""
-
-    figures: dict[str, Any]
-    """{"tasks": {task: {metric: {value, low, high, n, standard_error, …}}}, "breakdown": {task: {"tag=value": {metric:
-    …}}}, "random": as tasks, "before": as tasks, "gates": [...], "how": {task: {…}}, "notes": {task: text}}."""
-    marks: dict[str, dict[str, list[Mark]]]
-    """Who ("model", "before", "random") → task → every item's mark."""
-
-    def save_records(self, directory: Path) -> None:
-        """Write `records/<task>.jsonl` for the model, and `before/` and `random/` likewise."""
-        for who, tasks in self.marks.items():
-            folder = directory / ("records" if who == "model" else who)
-            for name, marks in tasks.items():
-                lines = [
-                    json.dumps({"id": mark.item, **mark.record, "values": mark.values, "tags": mark.tags}, ensure_ascii=False)
-                    for mark in marks
-                ]
-                write_text(folder / f"{name}.jsonl", "".join(f"{line}\n" for line in lines))
-
-
 def run_exam(
     model: LanguageModel,
     tasks: Sequence[PlannedTask | str],
@@ -80,23 +59,34 @@ def run_exam(
     before_name: str = "the model before",
     gates: Sequence[Gate] = (),
     random_row: bool = True,
-    max_items: int | None = None,
+    limit: int | None = None,
+    data: Path | None = None,
     seed: int = 0,
+    records: Path | None = None,
     progress: Progress | None = None,
-) -> ExamResult:
+) -> dict[str, Any]:
     """Put `tasks` to `model`, and beside it to `before` (all tasks) and to random weights of the same shape.
 
-    `world` and `corpus` are the folders of such artifacts, for tasks that draw on them. `max_items` bounds every task.
-    The same arguments give the same figures. Raises HanlinError for a task whose data is missing or malformed (file, line,
-    field), and for a model whose probabilities are not numbers; a task for which there is too little held-out text is left
-    out, with a note, unless a gate rests on it. A gate that fails is reported in the figures, not raised.
+    `world` and `corpus` are the folders of such artifacts, for tasks that draw on them; `data` is the items' file of
+    tasks that have none; `limit` bounds every task's items. Every item's record is written to `records/<task>.jsonl`
+    under the folder `records` (and to `before/`, `random/` there).
+
+    Returns {"tasks": {task: {metric: {value, low, high, n, standard_error, …}}}, "breakdown": {task: {"tag=value":
+    {metric: …}}}, "random": as tasks, "before": as tasks, "gates": [verdicts, see `gates.decide`], "how": {task: {kind,
+    chat, …}}, "notes": {task: why it was not held}}. The same arguments give the same figures. Raises HanlinError for a
+    task whose data is missing or malformed (file, line, field), and for a model whose probabilities are not numbers; a
+    task for which there is too little held-out text is left out, with a note, unless a gate rests on it. A gate that
+    fails is reported in the figures, not raised.
     """
     progress = progress or Silent()
-    prepared = [prepare(one, world, corpus, max_items, seed) for one in tasks]
+    planned = [plan_task(one, data) if isinstance(one, str) else one for one in tasks]
+    prepared = [prepare(one, world, corpus, limit, seed) for one in planned]
     names = [one.task.name for one in prepared]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UsageError(f"the exam holds the task {twice[0]} twice: results go by name, so give one of the two another.")
+        raise UsageError(
+            f"the exam holds the task {twice[0]} twice: results go by name, so give one of the two another."
+        )
     for one in prepared:
         if one.note:
             progress.say(f"{one.task.name} is not held: {one.note}")
@@ -107,29 +97,42 @@ def run_exam(
         sitters.append(("before", before))
     if random_row or (gates and before is None):
         sitters.append(("random", random_model(model, seed)))
-    counter = _Counter(progress, sum(_size(one, who) for who, _ in sitters for one in held))
+    gated = {gate.task for gate in gates} if before is None else set[str]()
+    counter = _Counter(progress, sum(one.size for _ in sitters for one in held))
     marks: dict[str, dict[str, list[Mark]]] = {}
     for who, sitter in sitters:
         for one in held:
             counter.note = one.task.name if who == "model" else f"{one.task.name} ({who})"
-            marks.setdefault(who, {})[one.task.name] = _hold(sitter, one, who, counter)
+            lot = who == "random"
+            share = one if not lot or one.task.name in gated else _lot(one)
+            marks.setdefault(who, {})[one.task.name] = _hold(sitter, share, lot, counter)
+            counter.tick(one.size - share.size)
     figures = _figures(model, held, marks)
     figures["notes"] = {one.task.name: one.note for one in prepared if one.note}
     rival, label = ("before", before_name) if before is not None else ("random", "random weights")
     figures["gates"] = [
         decide(gate, _values(marks[rival][gate.task]), _values(marks["model"][gate.task]), label) for gate in gates
     ]
-    return ExamResult(figures, marks)
+    if records is not None:
+        save_records(marks, records)
+    return figures
+
+
+def save_records(marks: dict[str, dict[str, list[Mark]]], directory: Path) -> None:
+    """Write `records/<task>.jsonl` for the model, and `before/` and `random/` likewise; `marks` by who, then task."""
+    for who, tasks in marks.items():
+        folder = directory / ("records" if who == "model" else who)
+        for name, own in tasks.items():
+            rows = [{"id": mark.item, **mark.record, "values": mark.values, "tags": mark.tags} for mark in own]
+            write_text(folder / f"{name}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def prepare(
-    planned: PlannedTask | str, world: Path | None, corpus: Path | None, max_items: int | None, seed: int
+    planned: PlannedTask, world: Path | None, corpus: Path | None, limit: int | None, seed: int
 ) -> PreparedTask:
     """Read or make the items of one task."""
-    if isinstance(planned, str):
-        planned = plan_task(planned)
     task = planned.task
-    count = min((one for one in (task.max_items, max_items) if one is not None), default=None)
+    count = min((one for one in (task.max_items, limit) if one is not None), default=None)
     if task.corpus is None:
         path = data_file(planned, world)
         items = make_items(task, read_rows(path))
@@ -143,15 +146,16 @@ def prepare(
     from hanlin.corpus import iterate_documents
 
     def sample(max_bytes: int | None) -> list[Document]:
-        return heldout.sample(lambda: iterate_documents(folder, "validation"), max_bytes)
+        columns = ("id", "text", "source", "language")
+        return heldout.sample(lambda: iterate_documents(folder, "validation", columns), max_bytes)
 
     if task.corpus == "cloze":
         items = make_questions(sample(SAMPLE_BYTES), count, seed)
         note = "" if items else "no question could be made: the held-out documents are too few, too short or too alike."
         return PreparedTask(task, items, pool=FewShotPool(task, items) if items else None, note=note)
     documents = sample(task.max_bytes)
-    if max_items is not None:
-        documents = _evenly(documents, max_items)
+    if limit is not None:
+        documents = _evenly(documents, limit)
     note = "" if documents else "the corpus holds out no text: raise its `validation_fraction`."
     return PreparedTask(task, documents=documents, read=sample, note=note)
 
@@ -183,38 +187,43 @@ def _evenly(documents: list[Document], count: int) -> list[Document]:
 
 def random_model(model: LanguageModel, seed: int) -> LanguageModel:
     """A model of the same shape and tokenizer with freshly initialised weights: what is known before any training."""
-    from hanlin.inference import LanguageModel as Loaded
+    from hanlin.inference import Engine
+    from hanlin.inference import LanguageModel as Examinee
+    from hanlin.inference.precision import for_generation
     from hanlin.models import Transformer
 
+    given = model.engine
+    weight = given.model.embedding.weight
     network = Transformer(model.config)
     network.init_weights(seed)
-    return Loaded(network, model.tokenizer, dtype=model.engine.dtype)
+    network.to(device=weight.device, dtype=weight.dtype)
+    engine = Engine(for_generation(network), model.tokenizer, eos_ids=given.eos_ids, max_batch=given.max_batch)
+    return Examinee(engine, model.prefix_ids)
 
 
-def _size(one: PreparedTask, who: str) -> int:
-    return min(one.size, RANDOM_ITEMS) if who == "random" and one.task.kind == "generate" else one.size
+def _lot(one: PreparedTask) -> PreparedTask:
+    """The part of a task that random weights are asked."""
+    if one.task.kind == "generate":
+        return replace(one, items=select(one.items, RANDOM_ITEMS))
+    if one.read is not None and one.task.max_bytes is not None:
+        known = {document.id for document in one.documents}
+        fewer = [document for document in one.read(max(1, one.task.max_bytes // RANDOM_BYTES)) if document.id in known]
+        return replace(one, documents=fewer or one.documents)
+    return one
 
 
-def _hold(model: LanguageModel, one: PreparedTask, who: str, counter: _Counter) -> list[Mark]:
-    """One task, one model. The random row's share is smaller where it would only cost time."""
-    task, lot = one.task, who == "random"
+def _hold(model: LanguageModel, one: PreparedTask, lot: bool, counter: _Counter) -> list[Mark]:
+    """One task, one model; of random weights (`lot`) only short answers are taken."""
+    task = one.task
     if task.kind == "bits_per_byte":
-        assert one.read is not None
-        documents = one.documents
-        if lot and task.max_bytes is not None:
-            known = {document.id for document in documents}
-            fewer = [document for document in one.read(max(1, task.max_bytes // RANDOM_BYTES)) if document.id in known]
-            documents = fewer or documents
-        marks = score_documents(model, task, documents, counter.tick)
-        counter.tick(one.size - len(documents))
+        marks = score_documents(model, task, one.documents, counter.tick)
         if not marks:
             raise HanlinError(f"task {task.name}: the held-out documents have no tokens.")
         return marks
     assert one.pool is not None
     if task.kind == "choice":
         return score_choices(model, task, one.items, one.pool, counter.tick)
-    items = select(one.items, RANDOM_ITEMS) if lot else one.items
-    return generate_answers(model, task, items, one.pool, counter.tick, RANDOM_TOKENS if lot else None)
+    return generate_answers(model, task, one.items, one.pool, counter.tick, RANDOM_TOKENS if lot else None)
 
 
 def _figures(

@@ -4,9 +4,9 @@ How a context and a continuation are cut into tokens. lm-eval (0.4) moves white 
 continuation, tokenises context + continuation as one text, and takes as continuation what lies beyond the *number* of
 tokens of the context alone. That is sound only if those tokens begin the whole: where a token grows across the border
 (usual in text without spaces), some of the continuation is not scored, or is scored against another context for each
-choice. Here the text is cut at the longest prefix of tokens that the context alone and *all* choices' wholes share: every
-choice is then scored given the same tokens, and none of its text is missed. Where no token crosses the border, which is the
-case for choices that begin with a space, both rules give the same tokens.
+choice. Here the text is cut at the longest prefix of tokens that the context alone and *all* choices' wholes share:
+every choice is then scored given the same tokens, and none of its text is missed. Where no token crosses the border,
+which is the case for choices that begin with a space, both rules give the same tokens.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from hanlin.inference import LanguageModel
 
 CHUNK_TOKENS = 65_536
-"""Tokens handed to the engine at a time when scoring: often enough for a bar to move, seldom enough to fill its batches."""
-CHUNK_REQUESTS = 128
-"""Requests handed to the engine at a time when generating."""
+"""Tokens handed to the engine at a time when scoring: often enough for a bar to move, seldom enough to fill its
+batches."""
 
 Tick = Callable[[int], None]
 """Told how many more items are done."""
@@ -43,7 +42,8 @@ class Mark:
     """Metric → 1.0 or 0.0 (of bits_per_byte: `bits` and `bytes`)."""
     tags: dict[str, str]
     record: dict[str, Any]
-    """What is written to the records: prompt, output or log-likelihoods, and what else shows how the mark came about."""
+    """What is written to the records: prompt, output or log-likelihoods, and what else shows how the mark came
+    about."""
     parts: tuple[tuple[float, float], ...] = ()
     """Of bits_per_byte: (bits, bytes) of the document's parts in order."""
 
@@ -58,7 +58,8 @@ class _Asked:
 
 
 def uses_chat(task: Task, model: LanguageModel) -> bool:
-    """Whether `task` is asked through the model's chat template. Raises HanlinError when it must be and there is none."""
+    """Whether `task` is asked through the model's chat template. Raises HanlinError when it must be and there is
+    none."""
     has = model.tokenizer.chat_template is not None
     if task.chat is True and not has:
         raise HanlinError(f"task {task.name} asks through a chat template (`chat: true`), and the model has none.")
@@ -90,8 +91,8 @@ def chat_messages(item: Item, examples: Sequence[Item]) -> list[dict[str, Any]]:
 def score_choices(model: LanguageModel, task: Task, items: Sequence[Item], pool: FewShotPool, tick: Tick) -> list[Mark]:
     """Marks of choice items: right by log-likelihood raw, per byte of the choice, and per token.
 
-    lm-eval's `acc` is the raw one; its `acc_norm` divides by characters and its `acc_bytes` by bytes (equal in ASCII), both
-    of the choice without the delimiter, as here. A tie with the right choice counts as wrong.
+    lm-eval's `acc` is the raw one; its `acc_norm` divides by characters and its `acc_bytes` by bytes (equal in ASCII),
+    both of the choice without the delimiter, as here. A tie with the right choice counts as wrong.
     """
     pairs: list[tuple[list[int], list[int]]] = []
     prompts: list[tuple[str, bool]] = []
@@ -152,13 +153,15 @@ def _right(scores: Sequence[float], answer: int) -> float:
 
 def _cut(model: LanguageModel, context: str, continuations: Sequence[str]) -> list[tuple[list[int], list[int]]]:
     """(context ids, continuation ids) of each continuation by the rule at the head of this file."""
-    encode, start = model.tokenizer.encode, model.tokenizer.end_of_text_id
+    encode = model.tokenizer.encode
     kept = context.rstrip()
     space = context[len(kept) :]
     wholes = [encode(kept + space + continuation) for continuation in continuations]
     alone = encode(kept)
     shared = min(_common(alone, whole) for whole in wholes)
-    return [([start, *whole[:shared]], whole[shared:]) for whole in wholes]
+    # Something must predict the first token: the end-of-text token where the model's texts begin with none.
+    start = model.prefix_ids or ([] if shared else [model.tokenizer.end_of_text_id])
+    return [([*start, *whole[:shared]], whole[shared:]) for whole in wholes]
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
@@ -171,9 +174,11 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def _ask_chat(model: LanguageModel, item: Item, examples: Sequence[Item]) -> _Asked:
-    messages = chat_messages(item, examples)
-    text = model.tokenizer.render(messages, add_generation_prompt=True)
-    return _Asked(model.tokenizer.encode_rendered(text), text)
+    from hanlin.tokenization import Conversation
+
+    conversation = Conversation.from_dict({"messages": chat_messages(item, examples)})
+    ids = model.chat_request(conversation.messages).prompt_ids
+    return _Asked(list(ids), model.tokenizer.render(conversation.messages, add_generation_prompt=True))
 
 
 def _fit(
@@ -181,12 +186,14 @@ def _fit(
 ) -> tuple[list[int], list[int]]:
     """The pair with the context's beginning dropped where the two are longer than the model's context."""
     if not continuation:
-        raise HanlinError(f"task {task.name}, item {item.id}: a choice has no tokens: it must be more than white space.")
+        raise HanlinError(
+            f"task {task.name}, item {item.id}: a choice has no tokens: it must be more than white space."
+        )
     room = limit - len(continuation)
     if room < 1:
         raise HanlinError(
-            f"task {task.name}, item {item.id}: a choice of {len(continuation)} tokens does not fit the model's context of "
-            f"{limit}: leave the task out, or examine a model with a longer context."
+            f"task {task.name}, item {item.id}: a choice of {len(continuation)} tokens does not fit the context "
+            f"of {limit}: leave the task out, or examine a model with a longer context."
         )
     return (context, continuation) if len(context) <= room else (context[-room:], continuation)
 
@@ -199,8 +206,8 @@ def score_pairs(
 ) -> list[float]:
     """Σ ln p(continuation | context) of each pair, in their order; equal pairs are scored once.
 
-    `groups` says how many pairs make an item, for `tick` (default: each is one). The longest go first, so that a batch that
-    does not fit memory fails at once. Raises HanlinError when the model's probabilities are not numbers.
+    `groups` says how many pairs make an item, for `tick` (default: each is one). The longest go first, so that a batch
+    that does not fit memory fails at once. Raises HanlinError when the model's probabilities are not numbers.
     """
     return [sum(row) for row in score_tokens(model, pairs, tick, groups)]
 
@@ -216,7 +223,8 @@ def score_tokens(
     places: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
     for index, (context, continuation) in enumerate(pairs):
         places.setdefault((tuple(context), tuple(continuation)), []).append(index)
-    order = sorted(places, key=lambda pair: -(len(pair[0]) + len(pair[1])))
+    # Pairs with the same context stand together: the engine reads it once.
+    order = sorted(places, key=lambda pair: (-len(pair[0]), pair[0], -len(pair[1])))
     results: list[list[float]] = [[] for _ in pairs]
     done, told, position = 0.0, 0, 0
     while position < len(order):
@@ -230,7 +238,9 @@ def score_tokens(
         for pair, row in zip(chunk, rows, strict=True):
             values = [float(value) for value in row]
             if any(math.isnan(value) for value in values):
-                raise HanlinError("the model's probabilities are not numbers: its weights are damaged, or training diverged.")
+                raise HanlinError(
+                    "the model's probabilities are not numbers: its weights are damaged, or training diverged."
+                )
             for index in places[pair]:
                 results[index] = values
                 done += weights[index]
@@ -242,17 +252,22 @@ def score_tokens(
 
 
 def generate_answers(
-    model: LanguageModel, task: Task, items: Sequence[Item], pool: FewShotPool, tick: Tick, most_tokens: int | None = None
+    model: LanguageModel,
+    task: Task,
+    items: Sequence[Item],
+    pool: FewShotPool,
+    tick: Tick,
+    most_tokens: int | None = None,
 ) -> list[Mark]:
     """Marks of generate items, greedily decoded. `most_tokens` bounds the answers further than the task does."""
-    from hanlin.inference import Request
+    from hanlin.inference.types import Request
 
     chat = uses_chat(task, model)
     limit = model.config.max_positions
     wanted = min(task.max_new_tokens, most_tokens or task.max_new_tokens, max(1, limit // 2))
     tokenizer = model.tokenizer
     ends = [one for one in (tokenizer.end_of_text_id, tokenizer.end_of_turn_id) if one is not None]
-    requests: list[Any] = []
+    requests: list[Request] = []
     texts: list[tuple[str, bool]] = []
     for item in items:
         examples = pool.examples(item)
@@ -260,21 +275,19 @@ def generate_answers(
             asked = _ask_chat(model, item, examples)
         else:
             text = plain_prompt(task, item, examples)
-            asked = _Asked([tokenizer.end_of_text_id, *tokenizer.encode(text)], text)
+            asked = _Asked(list(model.request(text, raw=True).prompt_ids), text)
         room = limit - wanted
         requests.append(
-            Request(prompt_ids=asked.context[-room:], max_new_tokens=wanted, stop=list(task.stop), stop_ids=ends)
+            Request(
+                prompt_ids=asked.context[-room:], max_new_tokens=wanted, stop=() if chat else task.stop, stop_ids=ends
+            )
         )
         texts.append((asked.text, len(asked.context) > room))
-    order = sorted(range(len(items)), key=lambda index: len(requests[index].prompt_ids))
-    marks: list[Mark | None] = [None] * len(items)
-    for start in range(0, len(order), CHUNK_REQUESTS):
-        chunk = order[start : start + CHUNK_REQUESTS]
-        completions = model.engine.generate([requests[index] for index in chunk])
-        for index, completion in zip(chunk, completions, strict=True):
-            marks[index] = _mark_answer(task, items[index], completion, *texts[index])
-        tick(len(chunk))
-    return [mark for mark in marks if mark is not None]
+    completions = model.engine.generate(requests, on_finish=lambda _: tick(1))
+    return [
+        _mark_answer(task, item, completion, text, truncated)
+        for item, completion, (text, truncated) in zip(items, completions, texts, strict=True)
+    ]
 
 
 def _mark_answer(task: Task, item: Item, completion: Any, prompt: str, truncated: bool) -> Mark:
@@ -291,4 +304,4 @@ def _mark_answer(task: Task, item: Item, completion: Any, prompt: str, truncated
     }
     if truncated:
         record["truncated"] = True
-    return Mark(item.id, {"exact_match": float(right)}, item.tags, record)
+    return Mark(item.id, {"accuracy": float(right)}, item.tags, record)

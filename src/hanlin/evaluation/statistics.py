@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
 from typing import Any
 
@@ -151,7 +152,8 @@ def _ratio(numerator: int, power: int) -> float:
 def mcnemar(gained: int, lost: int) -> float:
     """Two-sided exact McNemar test: `gained` items went from wrong to right, `lost` from right to wrong.
 
-    Under "no change" each item that changed is as likely to be gained as lost (McNemar 1947, Psychometrika 12, 153–157).
+    Under "no change" each item that changed is as likely to be gained as lost (McNemar 1947, Psychometrika 12,
+    153–157).
     """
     return min(1.0, 2 * binomial_tail(max(gained, lost), gained + lost))
 
@@ -185,23 +187,23 @@ def paired_proportions(before: Sequence[float], after: Sequence[float], threshol
     lost = sum(1 for old, new in zip(before, after, strict=True) if new < old)
     difference = (gained - lost) / n
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    low = _crossing(lambda d: tango_score(gained, lost, n, d) - z, -1.0, difference)
-    high = _crossing(lambda d: tango_score(gained, lost, n, d) + z, difference, 1.0)
+    low = _crossing(partial(tango_score, gained, lost, n), z, -1.0, difference)
+    high = _crossing(partial(tango_score, gained, lost, n), -z, difference, 1.0)
     if threshold == 0:
         return Comparison(difference, low, high, binomial_tail(gained, gained + lost), n, "exact McNemar")
     p_value = NormalDist().cdf(-tango_score(gained, lost, n, threshold))
     return Comparison(difference, low, high, p_value, n, "Tango's score test")
 
 
-def _crossing(function: Any, low: float, high: float) -> float:
-    """Where a decreasing function crosses 0 between low and high (bisection); an end when it does not."""
-    if function(low) <= 0:
+def _crossing(function: Callable[[float], float], level: float, low: float, high: float) -> float:
+    """Where a decreasing function crosses `level` between low and high (bisection); an end when it does not."""
+    if function(low) <= level:
         return low
-    if function(high) >= 0:
+    if function(high) >= level:
         return high
     for _ in range(60):
         middle = (low + high) / 2
-        if function(middle) > 0:
+        if function(middle) > level:
             low = middle
         else:
             high = middle
@@ -217,9 +219,9 @@ def paired_ratio(
 ) -> Comparison:
     """A ratio (bits per byte) before and after on the same clusters: bootstrap interval and sign-flip p-value.
 
-    Both ratios share the denominators, so their difference is Σ dᵢ / Σ bytesᵢ with dᵢ = afterᵢ − beforeᵢ. Under the null
-    "no cluster changed beyond `threshold` per unit", dᵢ − threshold · bytesᵢ is as likely positive as negative: the p-value
-    is the share of sign patterns whose sum is at least the observed one (Fisher's randomisation test).
+    Both ratios share the denominators, so their difference is Σ dᵢ / Σ bytesᵢ with dᵢ = afterᵢ − beforeᵢ. Under the
+    null "no cluster changed beyond `threshold` per unit", dᵢ − threshold · bytesᵢ is as likely positive as negative:
+    the p-value is the share of sign patterns whose sum is at least the observed one (Fisher's randomisation test).
     """
     old, new, size = (np.asarray(values, np.float64) for values in (before, after, denominators))
     change = new - old
@@ -229,13 +231,17 @@ def paired_ratio(
 
 
 def sign_flip(values: Floats, seed: int = 0, permutations: int = PERMUTATIONS) -> float:
-    """One-sided sign-flip test of "the sum is not above 0": P(Σ ±values ≥ Σ values), all patterns or a Monte Carlo draw.
+    """One-sided sign-flip test of "the sum is not above 0": P(Σ ±values ≥ Σ values), all patterns or a Monte Carlo
+    draw.
 
-    The drawn p-value counts the observed pattern too, (hits + 1) / (draws + 1), so it is never 0 (Phipson & Smyth 2010).
+    The drawn p-value counts the observed pattern too, (hits + 1) / (draws + 1), so it is never 0 (Phipson & Smyth
+    2010).
     """
     n = len(values)
     observed = float(values.sum())
-    slack = 1e-12 * float(np.abs(values).sum())  # the observed pattern itself must count, whatever the order of addition
+    slack = 1e-12 * float(
+        np.abs(values).sum()
+    )  # the observed pattern itself must count, whatever the order of addition
     if n <= EXACT_FLIPS:
         patterns = (np.arange(1 << n)[:, None] >> np.arange(n)) & 1
         sums = (1.0 - 2.0 * patterns) @ values

@@ -38,7 +38,8 @@ class Normalise(Settings):
     casefold: bool = True
     """Letter case does not count."""
     punctuation: bool = True
-    """Punctuation at the end does not count (. , ; : ! ? and 。，；：！？、 and closing quotes and brackets that stand alone)."""
+    """Punctuation at the end does not count (. , ; : ! ? and 。，；：！？、 and closing quotes and brackets that stand
+    alone)."""
     commas: bool = False
     """Commas between digits do not count (1,000 = 1000)."""
 
@@ -51,10 +52,11 @@ class Task(Settings):
     about: str = ""
     """One line for people: what it measures."""
     kind: Kind
-    """`choice`: which of the choices the model finds likeliest. `generate`: the model answers, and the answer is compared.
-    `bits_per_byte`: how well the model predicts held-out text."""
+    """`choice`: which of the choices the model finds likeliest. `generate`: the model answers, and the answer is
+    compared. `bits_per_byte`: how well the model predicts held-out text."""
     data: str | None = None
-    """JSONL file of the items, relative to this YAML file. A task of the library that needs one is given it as NAME=PATH."""
+    """JSONL file of the items, relative to this YAML file. A task of the library that needs one is given it as
+    NAME=PATH."""
     world: str | None = None
     """Name of an exam of the miniature world: its `exams/<name>.jsonl`."""
     corpus: Literal["validation", "cloze"] | None = None
@@ -64,13 +66,15 @@ class Task(Settings):
     plain: str | None = None
     """Template of the text that the model goes on from where no chat template is used; none: the `prompt`."""
     messages: str | None = None
-    """Field that holds a whole conversation ([{role, content}…], the last one the user's); items without it use `prompt`."""
+    """Field that holds a whole conversation ([{role, content}…], the last one the user's); items without it use
+    `prompt`."""
     answer: str = "answer"
     """Expression for the right choice: its index from 0, or its text."""
     choices: str = "choices"
     """Expression for the list of choices."""
     contexts: str | None = None
-    """Expression for a list of contexts, one a choice, where it is the text before a common continuation that differs."""
+    """Expression for a list of contexts, one a choice, where it is the text before a common continuation that
+    differs."""
     continuation: str | None = None
     """Template of that common continuation."""
     answers: str = "answers"
@@ -88,13 +92,16 @@ class Task(Settings):
     max_new_tokens: int = Field(default=64, ge=1, le=8192)
     """A generated answer ends here at the latest."""
     stop: tuple[str, ...] = ()
-    """A generated answer ends before any of these strings; besides at the end of turn and of text."""
+    """Without a chat template, a generated answer ends before any of these strings (besides at the end of text). With
+    one, the end of its turn is the end."""
     extract: str | None = None
-    """Regular expression that finds the answer in what was generated (its first group, if it has one); none: all of it."""
+    """Regular expression that finds the answer in what was generated (its first group, if it has one); none: all of
+    it."""
     take: Literal["first", "last"] = "first"
     """Which match of `extract`."""
     match: Literal["exact", "prefix", "contains"] = "exact"
-    """Whether the normalised output must equal an accepted answer, begin with it, or contain it (at word boundaries)."""
+    """Whether the normalised output must equal an accepted answer, begin with it, or contain it (at word
+    boundaries)."""
     normalise: Normalise = Normalise()
     """What is made equal before comparing."""
     max_items: int | None = Field(default=None, ge=1)
@@ -104,8 +111,8 @@ class Task(Settings):
     max_context: int = Field(default=2048, ge=8)
     """bits_per_byte: the longest context used, in tokens, if the model can take so much."""
     overlap: float = Field(default=0.25, ge=0, lt=1)
-    """bits_per_byte: a document longer than the context is scored in windows; this share of each repeats the text before
-    it, unscored, so that no token but a document's first ones is predicted from less."""
+    """bits_per_byte: a document longer than the context is scored in windows; this share of each repeats the text
+    before it, unscored, so that no token but a document's first ones is predicted from less."""
 
     @field_validator("prompt", "plain", "continuation", "shown", "delimiter")
     @classmethod
@@ -165,11 +172,12 @@ def library() -> list[str]:
     return sorted(entry.name[:-5].replace(".", "/", 1) for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def plan_task(spec: str) -> PlannedTask:
+def plan_task(spec: str, fallback: Path | None = None) -> PlannedTask:
     """The task that `spec` names: a name of the library, the path of a YAML file, or one of these followed by `=PATH`.
 
     PATH is the task's data: a JSONL file, or for a task on the world or a corpus the folder of such an artifact.
-    Raises UsageError for a task or file that does not exist, HanlinError (file, line, key) for a malformed YAML file.
+    `fallback` is the JSONL file of a task that has none of its own and was given none. Raises UsageError for a task or
+    file that does not exist, HanlinError (file, line, key) for a malformed YAML file.
     """
     name, equals, given = spec.partition("=")
     path = Path(name)
@@ -184,7 +192,8 @@ def plan_task(spec: str) -> PlannedTask:
             close = difflib.get_close_matches(name, library(), n=1, cutoff=0.5)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise UsageError(
-                f"there is no task {name!r}{hint}. The library has: {', '.join(library())}; or give the path of a .yaml file."
+                f"there is no task {name!r}{hint}. The library has: {', '.join(library())}; "
+                "or give the path of a .yaml file."
             )
         text, label = entry.read_text(encoding="utf-8"), entry.name
     task = parse_task(text, label)
@@ -200,6 +209,8 @@ def plan_task(spec: str) -> PlannedTask:
             raise UsageError(f"task {task.name}: there is no file {data}. Say where its items are: {name}=PATH.")
         return PlannedTask(task, data, label)
     if task.world is None and task.corpus is None:
+        if fallback is not None and fallback.is_file():
+            return PlannedTask(task, fallback, label)
         raise UsageError(f"task {task.name} needs a file of items ({task.about or 'JSONL'}): give it as {name}=PATH.")
     return PlannedTask(task, None, label)
 
@@ -207,7 +218,7 @@ def plan_task(spec: str) -> PlannedTask:
 def parse_task(text: str, label: str) -> Task:
     """A task from YAML text; `label` names the file in messages."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node: Any = yaml.compose(text, Loader=yaml.SafeLoader)  # type: ignore[reportUnknownMemberType]
         data: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

@@ -11,7 +11,21 @@ from markupsafe import Markup
 
 from hanlin.artifacts import HanlinError
 
-FILTERS = ("trim", "lower", "upper", "title", "first", "last", "length", "join", "replace", "list", "int", "string", "round")
+FILTERS = (
+    "trim",
+    "lower",
+    "upper",
+    "title",
+    "first",
+    "last",
+    "length",
+    "join",
+    "replace",
+    "list",
+    "int",
+    "string",
+    "round",
+)
 
 
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
@@ -19,8 +33,9 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)
-        self.globals.clear()
-        self.filters = {name: self.filters[name] for name in FILTERS}
+        known: dict[str, Any] = self.filters  # type: ignore[reportUnknownMemberType]
+        self.filters = {name: known[name] for name in FILTERS}
+        self.globals = {}
 
 
 @cache
@@ -43,24 +58,43 @@ def check(source: str, expression: bool) -> None:
     try:
         _expression(source) if expression else _template(source)
     except jinja2.TemplateError as error:
-        raise ValueError(f"{source!r} is not a {'expression' if expression else 'template'}: {error.message}") from None
+        what = "an expression" if expression else "a template"
+        raise ValueError(f"{source!r} is not {what}: {error.message}") from None
 
 
 def render(source: str, fields: dict[str, Any], where: str) -> str:
-    """The template `source` filled from `fields`. Raises HanlinError naming `where` (task and item) for an unknown field."""
+    """The template `source` filled from `fields`. Raises HanlinError naming `where` (task and item) for an unknown
+    field."""
     try:
         return _template(source).render(fields)
-    except (jinja2.TemplateError, TypeError, ValueError, AttributeError, KeyError, IndexError, ZeroDivisionError) as error:
+    except (
+        jinja2.TemplateError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        KeyError,
+        IndexError,
+        ZeroDivisionError,
+    ) as error:
         raise HanlinError(_explain(source, error, fields, where)) from None
 
 
 def evaluate(source: str, fields: dict[str, Any], where: str) -> Any:
-    """The value of the expression `source` (`gold`, `answer.split("####")[-1]`). Raises HanlinError as `render` does."""
+    """The value of the expression `source` (`gold`, `answer.split("####")[-1]`). Raises HanlinError as `render`
+    does."""
     try:
         value = _expression(source)(fields)
         if isinstance(value, jinja2.Undefined):
             str(value)  # a strict undefined raises here, naming the field
-    except (jinja2.TemplateError, TypeError, ValueError, AttributeError, KeyError, IndexError, ZeroDivisionError) as error:
+    except (
+        jinja2.TemplateError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        KeyError,
+        IndexError,
+        ZeroDivisionError,
+    ) as error:
         raise HanlinError(_explain(source, error, fields, where)) from None
     return str(value) if isinstance(value, Markup) else value
 

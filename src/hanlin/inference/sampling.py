@@ -60,7 +60,8 @@ def penalise_repetition(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
 
 
 def filter_top_k(probabilities: Tensor, k: Tensor) -> Tensor:
-    """Zero what is less likely than the k-th likeliest; probabilities [n, V], k int64 [n] (0: the row is left as it is)."""
+    """Zero what is less likely than the k-th likeliest; probabilities [n, V], k int64 [n] (0: the row is left as it
+    is)."""
     size = probabilities.shape[1]
     widest = min(int(k.max()), size)
     if widest == 0:
@@ -74,8 +75,8 @@ def filter_top_k(probabilities: Tensor, k: Tensor) -> Tensor:
 def filter_top_p(probabilities: Tensor, p: Tensor) -> Tensor:
     """Keep the smallest set of likeliest tokens that holds at least the share `p` of the mass, zero the rest.
 
-    probabilities [n, V] (not necessarily summing to 1), p [n] (1: the row is left as it is). Tokens exactly as likely as
-    the last one kept are kept too, so that the result does not depend on the order of equals.
+    probabilities [n, V] (not necessarily summing to 1), p [n] (1: the row is left as it is). Tokens exactly as likely
+    as the last one kept are kept too, so that the result does not depend on the order of equals.
     """
     if bool((p >= 1).all()):
         return probabilities
@@ -105,7 +106,8 @@ def filter_min_p(probabilities: Tensor, fraction: Tensor) -> Tensor:
 def distribution(scores: Tensor, requests: Sequence[Request]) -> Tensor:
     """What is sampled from: float64 [n, V], rows not normalised after filtering; every temperature must be positive.
 
-    The order is Hugging Face's: temperature, top-k, top-p (of what top-k left), min-p. The repetition penalty comes before.
+    The order is Hugging Face's: temperature, top-k, top-p (of what top-k left), min-p. The repetition penalty comes
+    before.
     """
     device = scores.device
 
@@ -120,7 +122,8 @@ def distribution(scores: Tensor, requests: Sequence[Request]) -> Tensor:
 
 
 def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """Token ids int64 [n] by inversion: the first token, in order of id, at which the running sum exceeds uniform · total.
+    """Token ids int64 [n] by inversion: the first token, in order of id, at which the running sum exceeds uniform ·
+    total.
 
     In order of id, not of likelihood: rounding noise that swaps two nearly equal tokens then hardly moves the result.
     """

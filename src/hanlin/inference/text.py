@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 
 
 def find_stop(text: str, stops: Sequence[str], start: int = 0) -> int | None:
-    """Where `text` is cut by the stop string that is complete first (of several that end there, the longest); None: nowhere.
+    """Where `text` is cut by the stop string that is complete first (of several that end there, the longest); None:
+    nowhere.
 
-    "Complete first", not "begins first": the answer is then the same however the text was split into tokens. `start` says
-    that no stop string begins before it.
+    "Complete first", not "begins first": the answer is then the same however the text was split into tokens. `start`
+    says that no stop string begins before it.
     """
     best: tuple[int, int] | None = None
     for stop in stops:

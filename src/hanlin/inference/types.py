@@ -11,8 +11,8 @@ from typing import Literal
 from hanlin.artifacts import UsageError
 
 FinishReason = Literal["stop", "length", "error"]
-"""stop: an end token, a stop token or a stop string; length: `max_new_tokens` or the model's context is full; error: the
-model's scores were not numbers."""
+"""stop: an end token, a stop token or a stop string; length: `max_new_tokens` or the model's context is full; error:
+the model's scores were not numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,8 @@ class Request:
     min_p: float = 0.0
     """Sample among tokens at least this fraction as likely as the likeliest (Nguyen et al. 2024)."""
     repetition_penalty: float = 1.0
-    """Scores of tokens seen in prompt or answer are divided (negative ones multiplied) by it (Keskar et al. 2019); 1: off."""
+    """Scores of tokens seen in prompt or answer are divided (negative ones multiplied) by it (Keskar et al. 2019); 1:
+    off."""
     stop: Sequence[str] = ()
     """Strings that end the answer; they are not part of its text."""
     stop_ids: Sequence[int] = ()
@@ -55,7 +56,9 @@ class Request:
 
     def __post_init__(self) -> None:
         if len(self.prompt_ids) == 0:
-            raise UsageError("the prompt has no tokens, in prompt_ids: give at least one (a begin-of-text token will do)")
+            raise UsageError(
+                "the prompt has no tokens, in prompt_ids: give at least one (a begin-of-text token will do)"
+            )
         if self.max_new_tokens <= 0:
             raise UsageError(f"max_new_tokens is {self.max_new_tokens}: it must be at least 1")
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
@@ -77,7 +80,9 @@ class Request:
         if self.beams < 1:
             raise UsageError(f"beams is {self.beams}: it must be at least 1")
         if self.beams > 1 and self.temperature > 0:
-            raise UsageError(f"beams is {self.beams} and temperature {self.temperature}: beam search does not sample; give one of them")
+            raise UsageError(
+                f"beams is {self.beams} and temperature {self.temperature}: beam search does not sample; give one of them"
+            )
         if not math.isfinite(self.length_penalty):
             raise UsageError(f"length_penalty is {self.length_penalty}: it must be a number")
 
@@ -100,8 +105,8 @@ class Completion:
     text: str
     """The tokens as text, without special tokens, the stop token and the stop string."""
     logprobs: list[float]
-    """Natural log-probability of each token of `ids` under the model itself (softmax of its raw scores, before temperature,
-    penalties and filters)."""
+    """Natural log-probability of each token of `ids` under the model itself (softmax of its raw scores, before
+    temperature, penalties and filters)."""
     finish_reason: FinishReason
     top_logprobs: list[dict[int, float]] = field(default_factory=lambda: list[dict[int, float]]())
     """With `logprobs=n`: for each position the n likeliest tokens and the chosen one, with their log-probabilities."""

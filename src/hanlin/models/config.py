@@ -16,7 +16,7 @@ ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
 
 
 class ModelConfig(Settings):
-    """A decoder-only Transformer that is exactly one of Qwen3ForCausalLM, LlamaForCausalLM, MistralForCausalLM or GPT2LMHeadModel.
+    """A decoder: exactly one of Qwen3ForCausalLM, LlamaForCausalLM, MistralForCausalLM or GPT2LMHeadModel.
 
     Fields left out are filled in from the family (norm, activation, biases, positions) and from the other sizes
     (`kv_heads`, `head_dim`, `intermediate_size`), so that a made config is always complete.
@@ -37,7 +37,7 @@ class ModelConfig(Settings):
     head_dim: int = Field(default=0, ge=0)
     """Width of one head; left out: hidden_size / heads."""
     intermediate_size: int = Field(default=0, ge=0)
-    """Width of the MLP; left out: 8/3 (gated) or 4 (not gated) times the hidden size, rounded up to a multiple of 64."""
+    """Width of the MLP; left out: 8/3 (gated) or 4 (plain) times the hidden size, rounded up to a multiple of 64."""
     max_positions: int = Field(default=2048, gt=0)
     """Longest sequence that the model is meant for (`max_position_embeddings`, GPT-2's `n_positions`)."""
     norm: Literal["rms", "layer"] = "rms"
@@ -100,10 +100,12 @@ class ModelConfig(Settings):
                 )
         if self.heads % self.kv_heads:
             raise HanlinError(
-                f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}, in the model's settings: change one of them"
+                f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}, in the model's settings: change one"
             )
         if self.position == "rope" and self.head_dim % 2:
-            raise HanlinError(f"head_dim {self.head_dim} is odd, in the model's settings: rotary positions need an even one")
+            raise HanlinError(
+                f"head_dim {self.head_dim} is odd, in the model's settings: rotary positions need an even one"
+            )
         if self.family == "gpt2" and (self.kv_heads != self.heads or self.head_dim * self.heads != self.hidden_size):
             raise HanlinError(
                 "kv_heads or head_dim differ from heads and hidden_size / heads, in the model's settings: "
@@ -111,7 +113,7 @@ class ModelConfig(Settings):
             )
         if self.rope_type not in ROPE_TYPES:
             raise HanlinError(
-                f"rope_scaling has the type {self.rope_type!r}, in the model's settings: the types known are {', '.join(ROPE_TYPES)}"
+                f"rope_scaling has the type {self.rope_type!r}, in the model's settings, not {', '.join(ROPE_TYPES)}"
             )
         return self
 
@@ -148,7 +150,7 @@ _FAMILY_FIXED: dict[Family, dict[str, Any]] = {
         "full_attention_layers": 0,
     },
     "gpt2": {
-        "norm": "layer", "gated": False, "position": "learned", "qk_norm": False, "attention_bias": True, "mlp_bias": True,
-        "sliding_window": None, "rope_scaling": None,
+        "norm": "layer", "gated": False, "position": "learned", "qk_norm": False, "attention_bias": True,
+        "mlp_bias": True, "sliding_window": None, "rope_scaling": None,
     },
 }  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,28 +14,34 @@ CHUNK_BYTES = 16 << 20
 """Logits held at once, in bytes of float32 (CPU); a GPU, which wants large products, holds sixteen times as much."""
 
 
-class CrossEntropy(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class CrossEntropy:
     """What `cross_entropy` returns. Sums, not means: whoever steps divides by the tokens of the whole step."""
 
     loss: Tensor
-    """Sum over trained positions of -log p(label), in nats, plus the z-loss where asked for; a scalar with a gradient."""
+    """Sum over trained positions of -log p(label), in nats, plus the z-loss if asked for; a scalar, with gradient."""
     count: Tensor
     """Number of trained positions (labels that are not -100), an int64 scalar."""
     nll: Tensor
     """The sum of -log p(label) alone, without gradient."""
     per_token: Tensor | None
-    """-log p(label) of each position, in the labels' shape, 0 where not trained; without gradient; None unless asked for."""
+    """-log p(label) of each position, in the labels' shape, 0 where not trained, no gradient; None unless asked for."""
 
 
 def cross_entropy(
-    hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float = 0.0, per_token: bool = False, chunk_rows: int | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    z_loss: float = 0.0,
+    per_token: bool = False,
+    chunk_rows: int | None = None,
 ) -> CrossEntropy:
     """Sum of the cross-entropies of `hidden @ weight.T` against `labels`.
 
-    hidden [..., d], weight [V, d], labels [...] (already shifted; -100 = not trained). z_loss adds z_loss · log²Z a position,
-    Z the sum of exponentials (PaLM, Chowdhery et al. 2022, section 5). The gradient is computed while each chunk's
-    logits are at hand, so they are computed once and never kept. The products run in the weight's dtype (or autocast's),
-    the softmax and all sums in float32 (float64 for float64 input).
+    hidden [..., d], weight [V, d], labels [...] (already shifted; -100 = not trained). z_loss adds z_loss · log²Z a
+    position, Z the sum of exponentials (PaLM, Chowdhery et al. 2022, section 5). The gradient is computed while each
+    chunk's logits are at hand, so they are computed once and never kept. The products run in the dtype of `hidden` (or
+    autocast's), the softmax and all sums in float32 (float64 for float64 input).
     """
     flat_hidden, flat_labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
     kept: Tensor | None = None
@@ -47,25 +54,25 @@ def cross_entropy(
     if chunk_rows is None:
         budget = CHUNK_BYTES * (1 if labels.device.type == "cpu" else 16)
         chunk_rows = max(128, budget // (4 * weight.shape[0]))
-    loss, losses = _ChunkedCrossEntropy.apply(flat_hidden, weight, flat_labels, z_loss, chunk_rows, torch.is_grad_enabled())
+    loss, losses = _ChunkedCrossEntropy.apply(
+        flat_hidden, weight, flat_labels, z_loss, chunk_rows, torch.is_grad_enabled()
+    )
     spread: Tensor | None = None
     if per_token:
-        spread = losses
-        if kept is not None:
-            spread = losses.new_zeros(labels.numel()).index_copy_(0, kept, losses)
-        spread = spread.reshape(labels.shape)
+        full = losses if kept is None else losses.new_zeros(labels.numel()).index_copy_(0, kept, losses)
+        spread = full.reshape(labels.shape)
     return CrossEntropy(loss, (flat_labels != IGNORED).sum(), losses.sum(), spread)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """(hidden [N, d], weight [V, d], labels [N]) -> (scalar loss, losses [N]); gradients are made in the forward pass."""
+    """(hidden [N, d], weight [V, d], labels [N]) -> (loss, losses [N]); gradients are made in the forward pass."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float, rows: int, grad: bool
     ) -> tuple[Tensor, Tensor]:
         device = hidden.device.type
-        product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         exact = torch.float64 if product == torch.float64 else torch.float32
         need_hidden, need_weight = grad and ctx.needs_input_grad[0], grad and ctx.needs_input_grad[1]
         matrix = weight.detach().to(product)

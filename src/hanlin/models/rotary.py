@@ -38,7 +38,9 @@ def frequencies(config: ModelConfig) -> tuple[Tensor, float]:
 
 def _needed(scaling: dict[str, Any], key: str) -> Any:
     if scaling.get(key) is None:
-        raise HanlinError(f"rope_scaling has no {key!r}, in the model's settings: rope_type {scaling.get('rope_type')!r} needs it")
+        raise HanlinError(
+            f"rope_scaling has no {key!r}, in the model's settings: rope_type {scaling.get('rope_type')!r} needs it"
+        )
     return scaling[key]
 
 
@@ -79,32 +81,47 @@ def _yarn(plain: Tensor, scaling: dict[str, Any], config: ModelConfig) -> tuple[
 
 
 class RotaryTable:
-    """Cosines and sines for positions 0…n, made once per device and dtype in float32, grown by doubling.
+    """Cosines and sines for positions 0…n, made once a device, grown by doubling.
 
-    Not a module and not a buffer: `model.to(torch.bfloat16)` must not round it (at position 300 bfloat16 resolves 2 positions).
+    Not a module and not a buffer: `model.to(torch.bfloat16)` must not round it (at position 300 bfloat16 resolves 2
+    positions). Float32, or float64 for a float64 model.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self.tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
-    def get(self, length: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosine and sine tables, each [at least `length`, head_dim / 2], in `dtype`."""
-        found = self.tables.get((device, dtype))
-        if found is None or found[0].shape[0] < length:
-            if self.config.rope_type == "dynamic" and length > self.config.max_positions:
-                raise HanlinError(
-                    f"{length} positions are more than max_positions {self.config.max_positions}: with the rope type "
-                    "'dynamic' frequencies would change while a text grows; shorten it, or use yarn or linear scaling"
+    def at(self, length: int, position_ids: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, each [1 or B, T, 1, head_dim / 2], for `x`'s device and precision."""
+        reach = length
+        if position_ids is not None:
+            # A GPU is not made to wait for the largest position, unless the table may turn out too short.
+            if x.device.type == "cpu" or length > 1:
+                reach = (
+                    max(length, int(position_ids.max()) + 1) if x.device.type == "cpu" else self.config.max_positions
                 )
-            size = max(length, min(self.config.max_positions, 4096))
-            if length > size // 2 and self.config.rope_type != "dynamic":
-                size = max(size, 1 << (length - 1).bit_length())
-            rate, factor = frequencies(self.config)
-            angle = torch.outer(torch.arange(size, dtype=torch.float32), rate).to(torch.float64)
-            found = (
-                (angle.cos() * factor).to(device=device, dtype=dtype),
-                (angle.sin() * factor).to(device=device, dtype=dtype),
-            )
-            self.tables[device, dtype] = found
+            else:
+                reach = int(position_ids.max()) + 1
+        cos, sin = self._table(reach, x)
+        if position_ids is None:
+            return cos[None, :length, None], sin[None, :length, None]
+        return cos[position_ids].unsqueeze(2), sin[position_ids].unsqueeze(2)
+
+    def _table(self, reach: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        found = self.tables.get((x.device, dtype))
+        if found is not None and found[0].shape[0] >= reach:
+            return found
+        size = max(1 << (reach - 1).bit_length(), min(self.config.max_positions, 4096))
+        if self.config.rope_type == "dynamic":
+            size = self.config.max_positions
+            if reach > size:
+                raise HanlinError(
+                    f"{reach} positions are more than max_positions {size}: with the rope type 'dynamic' frequencies "
+                    "would change while a text grows; shorten it, or use yarn or linear scaling"
+                )
+        rate, factor = frequencies(self.config)
+        angle = torch.outer(torch.arange(size, dtype=dtype), rate.to(dtype))
+        found = (angle.cos() * factor).to(x.device), (angle.sin() * factor).to(x.device)
+        self.tables[x.device, dtype] = found
         return found

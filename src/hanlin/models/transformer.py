@@ -2,50 +2,83 @@
 
 from __future__ import annotations
 
-import math
+import functools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hanlin.artifacts import HanlinError
-from hanlin.models.attention import Cache, attend, attention_mask
+from hanlin.models.attention import Cache, Visibility, attend, visibility
 from hanlin.models.config import ModelConfig
+from hanlin.models.initialise import init_weights
+from hanlin.models.kernels import norm_rotate, rms_norm, swiglu
 from hanlin.models.rotary import RotaryTable
 
-ACTIVATIONS = {
+_tanh_gelu = functools.partial(F.gelu, approximate="tanh")
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_new": _tanh_gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
     "relu": F.relu,
 }
 
 
+class Linear(nn.Linear):
+    """A linear layer that computes in its input's dtype: with float32 weights and a bfloat16 stream, products run in
+    bfloat16 while weights, and the gradients that reach them, stay float32. Weights are unset until something fills
+    them.
+
+    `splits` are the output widths of the projections that are joined in it, in order (one, for a plain layer): a single
+    matrix product for queries, keys and values, and one for gate and up. An optimiser that treats matrices as matrices
+    (Muon), and the hub, take it apart by them.
+    """
+
+    def __init__(self, inputs: int, splits: tuple[int, ...], bias: bool) -> None:
+        super().__init__(inputs, sum(splits), bias=bias)
+        self.splits = splits
+
+    def reset_parameters(self) -> None:
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        bias: Tensor | None = self.bias
+        return F.linear(input, self.weight.to(input.dtype), None if bias is None else bias.to(input.dtype))  # pyright: ignore[reportUnnecessaryComparison]
+
+
+class Embedding(nn.Embedding):
+    """A table of vectors, unset until something fills it."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x²) + epsilon) · weight over the last dimension (Zhang & Sennrich 2019)."""
+    """x / sqrt(mean(x²) + epsilon) · weight over the last dimension (Zhang & Sennrich 2019), computed in float32."""
 
     def __init__(self, size: int, epsilon: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(size))
+        self.weight = nn.Parameter(torch.ones(size))
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
+        return rms_norm(x, self.weight, self.epsilon)
 
 
-class FusedLinear(nn.Linear):
-    """Several projections of one input as a single matrix product; `splits` are their output widths, in order."""
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm with bias that computes in its input's dtype (PyTorch's kernels sum in float32)."""
 
-    def __init__(self, size: int, splits: tuple[int, ...], bias: bool) -> None:
-        super().__init__(size, sum(splits), bias=bias)
-        self.splits = splits
+    def forward(self, input: Tensor) -> Tensor:
+        return F.layer_norm(
+            input, self.normalized_shape, self.weight.to(input.dtype), self.bias.to(input.dtype), self.eps
+        )
 
 
-def make_norm(config: ModelConfig) -> nn.Module:
-    if config.norm == "layer":
-        return nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
-    return RMSNorm(config.hidden_size, config.norm_epsilon)
+def _norm(config: ModelConfig) -> nn.Module:
+    kind = RMSNorm if config.norm == "rms" else LayerNorm
+    return kind(config.hidden_size, config.norm_epsilon)
 
 
 class Attention(nn.Module):
@@ -54,44 +87,47 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.heads, self.kv_heads, self.head_dim = layer, config.heads, config.kv_heads, config.head_dim
+        self.epsilon = config.norm_epsilon
         widths = (config.heads * config.head_dim, config.kv_heads * config.head_dim, config.kv_heads * config.head_dim)
-        self.qkv = FusedLinear(config.hidden_size, widths, config.attention_bias)
-        self.out = nn.Linear(widths[0], config.hidden_size, bias=config.attention_bias)
+        self.qkv = Linear(config.hidden_size, widths, config.attention_bias)
+        self.out = Linear(widths[0], (config.hidden_size,), config.attention_bias)
         self.query_norm = RMSNorm(config.head_dim, config.norm_epsilon) if config.qk_norm else None
         self.key_norm = RMSNorm(config.head_dim, config.norm_epsilon) if config.qk_norm else None
 
-    def forward(self, x: Tensor, cos: Tensor | None, sin: Tensor | None, mask: Tensor | None, cache: Cache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor | None, sin: Tensor | None, see: Visibility, cache: Cache | None
+    ) -> Tensor:
         batch, length, _ = x.shape
-        projected = self.qkv(x).view(batch, length, self.heads + 2 * self.kv_heads, self.head_dim)
-        query, key, value = projected.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
-        if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
-        if cos is not None and sin is not None:
-            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-        mixed = attend(query, key, value, mask) if cache is None else cache.attend(self.layer, query, key, value)
+        joint = self.qkv(x).view(batch, length, self.heads + 2 * self.kv_heads, self.head_dim)
+        if cos is None or sin is None:
+            parts = joint.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        else:
+            weights = None
+            if self.query_norm is not None and self.key_norm is not None:
+                weights = torch.stack((self.query_norm.weight, self.key_norm.weight))
+            parts = norm_rotate(joint, self.heads, weights, self.epsilon, cos, sin)
+        query, key, value = (part.transpose(1, 2) for part in parts)
+        mixed = attend(query, key, value, see) if cache is None else cache.attend(self.layer, query, key, value)
         return self.out(mixed.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim))
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (i, i + D/2) of x [B, T, H, D] by their positions' angles; cos and sin [1 or B, T, 1, D/2]."""
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-
-
 class MLP(nn.Module):
-    """down(act(gate(x)) · up(x)) with gate and up in one matrix, or down(act(up(x)))."""
+    """down(act(gate(x)) · up(x)) with gate and up in one matrix (gate first), or down(act(up(x)))."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gated, self.activation = config.gated, ACTIVATIONS[config.activation]
-        widths = (config.intermediate_size,) * (2 if config.gated else 1)
-        self.up = FusedLinear(config.hidden_size, widths, config.mlp_bias)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.gated, self.silu, self.activation = (
+            config.gated,
+            config.activation == "silu",
+            ACTIVATIONS[config.activation],
+        )
+        self.up = Linear(config.hidden_size, (config.intermediate_size,) * (2 if config.gated else 1), config.mlp_bias)
+        self.down = Linear(config.intermediate_size, (config.hidden_size,), config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.up(x)
+        if self.gated and self.silu:
+            return self.down(swiglu(inner))
         if self.gated:
             gate, up = inner.chunk(2, dim=-1)
             return self.down(self.activation(gate) * up)
@@ -103,31 +139,36 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.attention_norm, self.attention = make_norm(config), Attention(config, layer)
-        self.mlp_norm, self.mlp = make_norm(config), MLP(config)
+        self.attention_norm, self.attention = _norm(config), Attention(config, layer)
+        self.mlp_norm, self.mlp = _norm(config), MLP(config)
 
     def forward(
-        self, x: Tensor, cos: Tensor | None, sin: Tensor | None, mask: Tensor | None, cache: Cache | None = None
+        self, x: Tensor, cos: Tensor | None, sin: Tensor | None, see: Visibility, cache: Cache | None = None
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, mask, cache)
+        x = x + self.attention(self.attention_norm(x), cos, sin, see, cache)
         return x + self.mlp(self.mlp_norm(x))
 
 
 class Transformer(nn.Module):
     """A causal language model of the shape that `config` gives.
 
-    Weights are unset until `init_weights(seed)` or `hub.load_model`. Build it under `torch.device("meta")` to cost nothing.
+    Weights are unset until `init_weights(seed)` or `hub.load_model`; under `torch.device("meta")` they cost nothing.
+
+    Precision: everything is computed in `compute_dtype`, by default the weights' own. With float32 weights and
+    `compute_dtype = torch.bfloat16` the residual stream and every matrix product are bfloat16, while weights and their
+    gradients (summed over micro-batches) are float32; norms, rotations, softmax and the loss sum in float32 in any
+    case.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        with _NoInit():
-            self.embedding = nn.Embedding(config.vocabulary_size, config.hidden_size)
-            self.positions = nn.Embedding(config.max_positions, config.hidden_size) if config.position == "learned" else None
-            self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-            self.final_norm = make_norm(config)
-            self.head = None if config.tied else nn.Linear(config.hidden_size, config.vocabulary_size, bias=False)
+        self.compute_dtype: torch.dtype | None = None
+        self.embedding = Embedding(config.vocabulary_size, config.hidden_size)
+        self.positions = Embedding(config.max_positions, config.hidden_size) if config.position == "learned" else None
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.final_norm = _norm(config)
+        self.head = None if config.tied else Linear(config.hidden_size, (config.vocabulary_size,), bias=False)
         self.rotary = RotaryTable(config) if config.position == "rope" else None
 
     @property
@@ -144,47 +185,46 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Token ids [B, T] to hidden states [B, T, hidden] after the final norm.
 
-        `position_ids` [B, T] default to 0…T-1; `document_ids` [B, T] keep attention inside equal ids (None: each row is one
-        document). With a `cache`, positions must be given and attention is the cache's. Raises HanlinError for a sequence
-        longer than learned positions reach.
+        `position_ids` [B, T] default to 0…T-1; `document_ids` [B, T] keep attention inside runs of equal ids (None:
+        each row is one document). With a `cache`, positions must be given and attention is the cache's. Raises
+        HanlinError for positions that the model does not have.
         """
-        length = input_ids.shape[1]
-        x = self.embedding(input_ids)
         if cache is not None and position_ids is None:
-            raise HanlinError("hidden() was given a cache but no position_ids: only the caller knows where the new tokens stand")
+            raise HanlinError(
+                "hidden() was given a cache but no position_ids: only the caller knows where the new tokens stand"
+            )
+        batch, length = input_ids.shape
+        x = self.embedding(input_ids)
+        if self.compute_dtype is not None:
+            x = x.to(self.compute_dtype)
         cos = sin = None
-        if self.positions is not None:
-            if length > self.config.max_positions:
-                raise HanlinError(
-                    f"a sequence of {length} tokens is longer than the {self.config.max_positions} learned positions of this "
-                    f"{self.config.family} model: shorten it"
-                )
-            x = x + (self.positions.weight[:length] if position_ids is None else self.positions(position_ids))
-        elif self.rotary is not None:
-            cos, sin = self._rotation(length, position_ids, x)
-        masks: dict[int | None, Tensor | None] = {}
-        for layer, block in enumerate(self.blocks):
-            window = self.config.window(layer)
-            if cache is None and window not in masks:
-                masks[window] = attention_mask(length, window, document_ids, x.dtype, x.device)
-            x = block(x, cos, sin, masks.get(window), cache)
+        if self.rotary is not None:
+            cos, sin = self.rotary.at(length, position_ids, x)
+        else:
+            x = x + self._learned_positions(length, position_ids).to(x.dtype)
+        if cache is None:
+            sees = visibility(self.config, batch, length, document_ids, x)
+        else:
+            sees = [Visibility()] * self.config.layers
+        for block, see in zip(self.blocks, sees):
+            x = block(x, cos, sin, see, cache)
         return self.final_norm(x)
 
-    def _rotation(self, length: int, position_ids: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [1 or B, T, 1, head_dim / 2] in x's dtype."""
-        assert self.rotary is not None
-        if position_ids is None:
-            cos, sin = self.rotary.get(length, x.device, x.dtype)
-            return cos[None, :length, None], sin[None, :length, None]
-        reach = length
-        if x.device.type == "cpu" or length > self.config.max_positions or position_ids.shape[1] == 1:
-            reach = int(position_ids.max()) + 1
-        cos, sin = self.rotary.get(max(reach, self.config.max_positions), x.device, x.dtype)
-        return cos[position_ids][:, :, None], sin[position_ids][:, :, None]
+    def _learned_positions(self, length: int, position_ids: Tensor | None) -> Tensor:
+        assert self.positions is not None
+        size = self.config.max_positions
+        # Looking at the largest position would make a GPU wait; there a row without documents is the only thing
+        # checked.
+        last = length - 1 if position_ids is None or position_ids.device.type != "cpu" else int(position_ids.max())
+        if last >= size:
+            raise HanlinError(
+                f"position {last} was asked of a {self.config.family} model that learned {size} positions: shorten the text"
+            )
+        return self.positions.weight[:length] if position_ids is None else self.positions(position_ids)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., hidden] to scores [..., vocabulary], in the hidden states' dtype."""
-        return F.linear(hidden, self.head_weight)
+        return F.linear(hidden, self.head_weight.to(hidden.dtype))
 
     def forward(
         self,
@@ -196,29 +236,6 @@ class Transformer(nn.Module):
         """Logits [B, T, vocabulary]; arguments as `hidden`."""
         return self.logits(self.hidden(input_ids, position_ids, document_ids, cache))
 
-    @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Fill every weight from `seed`, the same on every device and whatever was drawn before."""
-        generator = torch.Generator().manual_seed(seed)
-        residual = 1.0 / math.sqrt(2 * self.config.layers)
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-            elif parameter.ndim == 1:
-                parameter.fill_(1.0)
-            else:
-                scale = 0.02 * (residual if name.endswith(("out.weight", "down.weight")) else 1.0)
-                values = torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, scale, generator=generator)
-                parameter.copy_(values)
-
-
-class _NoInit:
-    """Within it, PyTorch layers leave their weights unset: they are filled once, by `init_weights` or from a file."""
-
-    def __enter__(self) -> None:
-        self.saved = nn.Linear.reset_parameters, nn.Embedding.reset_parameters
-        nn.Linear.reset_parameters = lambda self: None
-        nn.Embedding.reset_parameters = lambda self: None
-
-    def __exit__(self, *_: object) -> None:
-        nn.Linear.reset_parameters, nn.Embedding.reset_parameters = self.saved
+        """Fill every weight from `seed`: the same on every device, whatever was drawn before. See `initialise`."""
+        init_weights(self, seed)

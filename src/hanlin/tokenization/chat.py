@@ -27,26 +27,25 @@ Tools = Sequence[Mapping[str, Any]] | None
 def compile_template(source: str) -> jinja2.Template:
     """A template made ready to render. Raises HanlinError when its syntax is wrong.
 
-    The environment is that of `transformers`: blocks are trimmed, `tojson` leaves Unicode and HTML signs alone, loop
-    controls, `raise_exception` and `strftime_now` exist, and `{% generation %}` marks an answer (here: it changes nothing).
+    The environment is that of `transformers`: blocks are trimmed, `tojson` leaves Unicode and HTML signs alone, there
+    are loop controls, `raise_exception`, `strftime_now`, and `{% generation %}` around an answer (it changes nothing).
     """
-    import jinja2.ext
-    import jinja2.nodes
-    import jinja2.parser
-    import jinja2.sandbox
+    import jinja2
+    from jinja2 import ext, nodes, sandbox
 
-    class Generation(jinja2.ext.Extension):
+    class Generation(ext.Extension):
         tags = {"generation"}  # noqa: RUF012
 
-        def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body).set_lineno(line)
 
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+    environment: Any = sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, ext.loopcontrols]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = raise_exception
@@ -54,7 +53,9 @@ def compile_template(source: str) -> jinja2.Template:
     try:
         return environment.from_string(source)
     except jinja2.TemplateSyntaxError as error:
-        raise HanlinError(f"The chat template is not valid jinja, at its line {error.lineno}: {error.message}.") from None
+        raise HanlinError(
+            f"The chat template is not valid jinja, at its line {error.lineno}: {error.message}."
+        ) from None
 
 
 def _to_json(
@@ -86,11 +87,13 @@ class ChatTemplate:
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        except (jinja2.TemplateError, TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as error:
             roles = ", ".join(message["role"] for message in messages) or "none"
             raise HanlinError(f"The chat template refuses these messages (roles: {roles}): {error}.") from None
 
-    def answers(self, messages: Messages, tools: Tools, add_generation_prompt: bool) -> tuple[str, list[tuple[int, int]]]:
+    def answers(
+        self, messages: Messages, tools: Tools, add_generation_prompt: bool
+    ) -> tuple[str, list[tuple[int, int]]]:
         """The whole text, and for each assistant's message where in it the answer starts and ends (characters).
 
         An answer is what rendering the conversation up to and with the message adds to the prompt that a model is given
@@ -114,7 +117,7 @@ class ChatTemplate:
 
 def _no_round_trip(index: int, why: str) -> HanlinError:
     return HanlinError(
-        f"This chat template does not round-trip at message {index + 1} (assistant): {why}. So what is trained on would "
+        f"This chat template does not round-trip at message {index + 1} (assistant): {why}. What is trained on would "
         "not be what is generated. Use a template that only appends, such as hanlin's ChatML."
     )
 
@@ -122,31 +125,36 @@ def _no_round_trip(index: int, why: str) -> HanlinError:
 class Shield:
     """Keeps special tokens that a conversation's contents spell from becoming special tokens.
 
-    A mark, one character that occurs nowhere in the conversation or the template, is put inside each special token that a
-    content spells, and where a content ends or begins with a part of one (so that template text beside it cannot complete
-    it). The template carries the mark along like any other character; what of the rendered text still reads as a special
-    token is then the template's own. `remove` takes the marks out again.
+    A mark, one character that occurs nowhere in the conversation or the template, is put inside each special token that
+    a content spells, and where a content ends or begins with a part of one (so that template text beside it cannot
+    complete it). The template carries the mark along like any other character; what of the rendered text still reads as
+    a special token is then the template's own. `remove` takes the marks out again.
 
     Control tokens are broken everywhere. Tokens that are markup (`<think>`, `<tool_call>`: added to the vocabulary, but
     not special) are part of what a model says, so an assistant's content may spell them; nobody else's may.
     """
 
     def __init__(self, control: Iterable[str], markup: Iterable[str]):
-        self._control, self._all = _breaker([*control]), _breaker([*control, *markup])
+        control = [*control]
+        self._control, self._all = _Breaker(control), _Breaker([*control, *markup])
 
     def apply(self, messages: Messages, tools: Tools, template: str) -> tuple[Messages, Tools, str | None]:
         """Messages and tools with marks in them, and the mark; None when nothing had to be marked."""
-        if not any(map(self._all.search, _strings([*messages, *(tools or [])]))):
+        strings = [*_strings([*messages, *(tools or [])])]
+        if not any(map(self._all.concerns, strings)):
             return messages, tools, None
-        text = "\n".join([template, *_strings([*messages, *(tools or [])])])
+        text = "\n".join([template, *strings])
         mark = next(sign for sign in map(chr, range(0xE000, 0xF8FF)) if sign not in text and _escaped(sign) not in text)
-        breaking = functools.partial(_insert, self._all, mark)
         marked: list[Mapping[str, Any]] = []
         for message in messages:
-            inner = _insert(self._control, mark, message["content"]) if message["role"] == "assistant" else None
-            new = {key: value if key == "role" else _walk(breaking, value) for key, value in message.items()}
-            marked.append(new if inner is None else {**new, "content": inner})
-        return marked, _walk(breaking, list(tools)) if tools else tools, mark
+            breaker = self._control if message["role"] == "assistant" else self._all
+            rest = {key: value for key, value in message.items() if key not in ("role", "content")}
+            content = _walk(lambda part, breaker=breaker: breaker.insert(mark, part), message["content"])
+            marked.append({"role": message["role"], "content": content, **self._mark_values(rest, mark)})
+        return marked, [self._mark_values(tool, mark) for tool in tools] if tools else tools, mark
+
+    def _mark_values(self, value: Mapping[str, Any], mark: str) -> dict[str, Any]:
+        return _walk(lambda text: self._all.insert(mark, text), value)
 
     @staticmethod
     def remove(text: str, mark: str) -> str:
@@ -154,26 +162,36 @@ class Shield:
         return text.replace(mark, "").replace(_escaped(mark), "")
 
 
+class _Breaker:
+    """Puts a mark where one of some tokens is spelled, wholly anywhere or partly at a text's edge."""
+
+    def __init__(self, tokens: Sequence[str]):
+        self._tokens = [token for token in tokens if len(token) > 1]
+        self._heads = tuple({token[:size] for token in self._tokens for size in range(1, len(token))})
+        self._tails = tuple({token[size:] for token in self._tokens for size in range(1, len(token))})
+
+    def concerns(self, text: str) -> bool:
+        # Templates trim contents, so the edges are those of the trimmed text.
+        edges = text.strip()
+        return (
+            edges.endswith(self._heads) or edges.startswith(self._tails) or any(token in text for token in self._tokens)
+        )
+
+    def insert(self, mark: str, text: str) -> str:
+        if not self.concerns(text):
+            return text
+        start, end = len(text) - len(text.lstrip()), len(text.rstrip())
+        at_end, at_start = text[:end].endswith(self._heads), text[start:].startswith(self._tails)
+        text = f"{text[:end]}{mark}{text[end:]}" if at_end else text
+        text = f"{text[:start]}{mark}{text[start:]}" if at_start else text
+        spelled = [token for token in self._tokens if token in text]
+        # Looking around instead of matching finds tokens that overlap, too.
+        inside = "|".join(f"(?<={re.escape(token[0])})(?={re.escape(token[1:])})" for token in spelled)
+        return re.sub(inside, mark, text) if spelled else text
+
+
 def _escaped(sign: str) -> str:
     return f"\\u{ord(sign):04x}"
-
-
-def _breaker(tokens: list[str]) -> re.Pattern[str]:
-    """Matches before the second character of a token, and after (before) a part of one at the text's end (start)."""
-    if not tokens:
-        return re.compile(r"(?!)")
-    starts = {token[:size] for token in tokens for size in range(1, len(token))}
-    ends = {token[size:] for token in tokens for size in range(1, len(token))}
-    alternatives = [
-        *(f"(?<={re.escape(token[0])})(?={re.escape(token[1:])})" for token in tokens if len(token) > 1),
-        rf"(?<=[\s\S])(?=\s*\Z)(?<!\s)(?:{'|'.join(f'(?<={re.escape(part)})' for part in sorted(starts))})",
-        rf"(?:(?<=\A)|(?<=\s))(?=\S)(?={'|'.join(map(re.escape, sorted(ends)))})",
-    ]
-    return re.compile("|".join(alternatives))
-
-
-def _insert(breaker: re.Pattern[str], mark: str, text: str) -> str:
-    return breaker.sub(mark, text)
 
 
 def _walk(change: Callable[[str], str], value: Any) -> Any:
@@ -181,7 +199,7 @@ def _walk(change: Callable[[str], str], value: Any) -> Any:
         return change(value)
     if isinstance(value, Mapping):
         items = cast(Mapping[str, Any], value).items()
-        return {change(key) if isinstance(key, str) else key: _walk(change, item) for key, item in items}
+        return {change(key): _walk(change, item) for key, item in items}
     if isinstance(value, list | tuple):
         return [_walk(change, item) for item in cast(Sequence[Any], value)]
     return value

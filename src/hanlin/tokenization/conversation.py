@@ -59,7 +59,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages in their order, the tools (JSON schemas of functions) that the assistant may call, and where it is from."""
+    """Messages in their order, the tools (JSON schemas of functions) it may call, and where it is from."""
 
     messages: list[Message]
     tools: list[dict[str, Any]] | None = None
@@ -71,20 +71,23 @@ class Conversation:
         messages = value.get("messages")
         if not isinstance(messages, list):
             raise HanlinError(f"A conversation has no list of messages: {_short(value)}.")
-        tools = value.get("tools")
-        if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        tools: Any = value.get("tools")
+        if tools is not None and not (isinstance(tools, list) and all(map(_is_object, cast(list[Any], tools)))):
             raise HanlinError(f"A conversation's tools are not a list of objects: {_short(tools)}.")
         rest = {key: item for key, item in value.items() if key not in ("messages", "tools")}
-        return Conversation(to_messages(cast(list[Any], messages)), tools or None, rest)
+        return Conversation(to_messages(cast(list[Any], messages)), cast(list[dict[str, Any]], tools) or None, rest)
 
 
 def to_messages(values: Iterable[Message | Mapping[str, Any]]) -> list[Message]:
     """Messages from messages or their dictionaries."""
     messages: list[Message] = []
     for value in values:
-        if not isinstance(value, Message | Mapping):
+        if isinstance(value, Message):
+            messages.append(value)
+        elif _is_object(value):
+            messages.append(Message.from_dict(value))
+        else:
             raise HanlinError(f"A message is not an object with role and content: {_short(value)}.")
-        messages.append(value if isinstance(value, Message) else Message.from_dict(value))
     return messages
 
 
@@ -92,10 +95,12 @@ def _text(content: Any, role: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise HanlinError(f"The content of a message of role {role} is neither text nor a list of parts: {_short(content)}.")
+        raise HanlinError(
+            f"The content of a message of role {role} is neither text nor a list of parts: {_short(content)}."
+        )
     parts: list[str] = []
     for part in cast(list[Any], content):
-        text: Any = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+        text: Any = part.get("text") if _is_object(part) and part.get("type") == "text" else None
         if not isinstance(text, str):
             raise HanlinError(
                 f"A part of a message of role {role} is not text: {_short(part)}. "
@@ -110,7 +115,7 @@ def _tool_call(call: Any) -> dict[str, Any]:
         raise HanlinError(f"A tool call is not an object: {_short(call)}.")
     call = cast(dict[str, Any], call)
     function: Any = call.get("function", call)
-    name: Any = function.get("name") if isinstance(function, dict) else None
+    name: Any = function.get("name") if _is_object(function) else None
     if not isinstance(name, str) or not name:
         raise HanlinError(f"A tool call has no function name: {_short(call)}.")
     arguments: Any = cast(dict[str, Any], function).get("arguments")
@@ -125,6 +130,10 @@ def _tool_call(call: Any) -> dict[str, Any]:
         raise HanlinError(f"The arguments of a call to {name} are not an object: {_short(arguments)}.")
     identity = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
     return {**identity, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _short(value: Any) -> str:

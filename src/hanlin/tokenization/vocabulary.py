@@ -52,7 +52,7 @@ def byte_alphabet() -> list[str]:
 
 
 def tokenizer_json(tokens: Sequence[str], merges: Sequence[Sequence[str]]) -> str:
-    """A Hugging Face tokenizer.json. `tokens` (in the byte alphabet) begin with the 256 bytes; specials are put behind."""
+    """A Hugging Face tokenizer.json. `tokens` (in the byte alphabet) begin with the 256 bytes; specials come behind."""
     added = [
         {
             "id": len(tokens) + index,
@@ -105,7 +105,7 @@ def tokenizer_config() -> dict[str, Any]:
     """`tokenizer_config.json` for hanlin's vocabularies, as `transformers` 4 and 5 read it.
 
     `<|endoftext|>` begins a document and ends the one before, so it is bos and eos; nothing is put before a text
-    unasked (the chat template writes its own). Generation stops at the end of a turn too: generation_config.json says so.
+    unasked (the chat template writes its own). That an answer ends generation too is for generation_config.json to say.
     """
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -32,7 +32,7 @@ def recover(
     """Record what the batch held, return to a checkpoint from before it, and pass it over from now on.
 
     The n-th spike in a row goes back n checkpoints (as far as they are kept) and passes over 2^(n-1) batches, as
-    trouble that comes back began earlier or lasts longer. Raises HanlinError with a diagnosis after the most that are allowed.
+    trouble that comes back began earlier or lasts longer. Raises HanlinError with a diagnosis after too many.
     """
     row = in_a_row(run.spikes, run.step, settings.spikes.recovery_steps)
     points = run.checkpoints.points()
@@ -42,7 +42,7 @@ def recover(
     name = f"{run.step}.json" if not earlier else f"{run.step}-{earlier + 1}.json"
     report: dict[str, Any] = {
         "step": run.step,
-        "position": position,
+        "batch": position,
         "reason": reason,
         "in_a_row": row,
         "rolled_back_to": target,
@@ -64,11 +64,14 @@ def recover(
     run.spikes.append(
         {
             "step": run.step,
-            "position": position,
+            "batch": position,
+            "measure": reason["measure"],
+            "value": reason["value"],
+            "median": reason["median"],
             "in_a_row": row,
-            "file": name,
             "rolled_back_to": target,
             "skipped": skipped,
+            "file": name,
         }
     )
     out = report["standing_out"]
@@ -81,15 +84,7 @@ def recover(
         f"spike at step {run.step}: {reason['measure']} {value}{what}. Going back to step {target} and passing over "
         f"batch{'es' if len(skipped) > 1 else ''} {', '.join(map(str, skipped))}; see spikes/{name}"
     )
-    event = {
-        "step": run.step,
-        "event": "spike",
-        "batch": position,
-        "measure": reason["measure"],
-        "value": reason["value"],
-    }
     run.roll_back(target)
-    run.metrics.write({**event, "median": reason["median"], "rolled_back_to": target, "seconds": round(run.seconds, 3)})
 
 
 def look_into(job: Job, run: RunState, batch: Any, position: int) -> dict[str, Any]:
@@ -107,7 +102,7 @@ def look_into(job: Job, run: RunState, batch: Any, position: int) -> dict[str, A
     tokens = hardest_tokens(labels, all_losses, trained, job.token_counts, job.spell)
     return {
         "documents": documents,
-        "standing_out": standing_out(documents),
+        "standing_out": standing_out(documents, robust(run.detector.losses)[0] if run.detector.losses else None),
         "tokens": tokens,
         "rare_share": rare_share(tokens),
     }

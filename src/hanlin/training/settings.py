@@ -63,9 +63,9 @@ class SpikeSettings(Settings):
     minimum: int = Field(default=24, ge=8)
     """Accepted steps needed before anything is judged (the grace of the first, steep part)."""
     loss_deviations: float = Field(default=8.0, gt=0)
-    """A loss this many robust standard deviations (1.4826 · MAD) above the window's median is a spike."""
+    """A loss this many robust standard deviations (see `spikes.robust`) above the present level is a spike."""
     gradient_deviations: float = Field(default=10.0, gt=0)
-    """The same for the logarithm of the gradient's norm, which must also be five times the median."""
+    """The same for the logarithm of the gradient's norm, which must also be five times its level."""
     most_in_a_row: int = Field(default=4, ge=1)
     """After this many spikes without recovery the run stops with a diagnosis."""
     recovery_steps: int = Field(default=20, ge=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -20,8 +21,7 @@ TOKENS_REPORTED = 50
 
 @dataclass
 class Detector:
-    """Compares each step to the accepted ones before it, by median and MAD (median absolute deviation), which the
-    spikes themselves can't move."""
+    """Compares each step to the accepted ones before it, by medians, which the spikes themselves can't move."""
 
     settings: SpikeSettings
     losses: list[float] = field(default_factory=list)
@@ -61,9 +61,16 @@ class Detector:
 
 
 def robust(values: Sequence[float]) -> tuple[float, float]:
-    """Median, and 1.4826 · MAD: the standard deviation, were the values normally distributed."""
-    median = statistics.median(values)
-    return median, 1.4826 * statistics.median([abs(value - median) for value in values])
+    """The present level of a noisy, slowly moving series, and the standard deviation of its noise.
+
+    Level: the median of the last nine values. Noise: 1.4826 · the median of |successive differences| / √2, which is the
+    standard deviation were the noise normal and independent (von Neumann 1941 with a median in place of the mean). Unlike
+    the MAD around one median it does not take the loss's fall early in training for noise; a fifth of the values may be
+    outliers.
+    """
+    level = statistics.median(values[-9:])
+    steps = [abs(after - before) for before, after in itertools.pairwise(values)]
+    return level, 1.4826 * statistics.median(steps) / math.sqrt(2) if steps else 0.0
 
 
 def _reason(measure: str, value: float, median: float, deviation: float, deviations: float) -> dict[str, Any]:
@@ -137,12 +144,14 @@ def rare_share(tokens: list[dict[str, Any]]) -> float | None:
     return sum(seen < RARE for seen in known) / len(known) if known else None
 
 
-def standing_out(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Documents whose loss is far above the batch's others: 1.5 times the median over at least 16 tokens."""
-    known = [entry for entry in documents if entry["loss"] is not None and entry["trained_tokens"] >= 16]
-    if len(known) < 2:
+def standing_out(documents: list[dict[str, Any]], usual: float | None) -> list[dict[str, Any]]:
+    """Documents (of at least 8 trained tokens) whose loss is far above what is usual: the median of the batch's
+    documents, or the run's loss before the spike, whichever is less."""
+    known = [entry for entry in documents if entry["loss"] is not None and entry["trained_tokens"] >= 8]
+    if not known:
         return []
     median = statistics.median(entry["loss"] for entry in known)
+    median = median if usual is None else min(median, usual)
     return [entry for entry in known if entry["loss"] > max(1.5 * median, median + 0.5)]
 
 

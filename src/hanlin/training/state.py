@@ -40,7 +40,7 @@ class RunState:
     loss: float | None = None
     """Loss of the last step."""
     spikes: list[dict[str, Any]] = field(default_factory=list)
-    """Every spike: {step, position, in_a_row, file, rolled_back_to, skipped}. Survives rolling back."""
+    """Every spike: {step, batch, measure, value, median, in_a_row, rolled_back_to, skipped, file}; never forgotten."""
     best: dict[str, Any] | None = None
     """The best evaluation so far: {step, loss}."""
     validations: list[dict[str, Any]] = field(default_factory=list)
@@ -109,13 +109,18 @@ class RunState:
         return True
 
     def roll_back(self, step: int) -> None:
-        """Return to the checkpoint of `step`. The spikes, and the time and work spent, are not forgotten."""
+        """Return to the checkpoint of `step`. The spikes, and the time and work spent, are not forgotten.
+
+        Metrics of the steps given up are removed; a line for each spike that the checkpoint did not know replaces them.
+        """
         self.world.barrier()
         if self.world.first:
             self.checkpoints.drop_after(step)
         self.world.barrier()
         state = self._take(step)
         self.metrics.cut(state["metrics_length"])
+        for spike in self.spikes[len(state["spikes"]) :]:
+            self.metrics.write({"event": "spike", **spike})
         self.saved = time.perf_counter()
 
     def load_weights(self, step: int) -> None:

@@ -17,7 +17,7 @@ class Metrics:
     step (from 0), batch (its position in the data), loss (nats), grad_norm, lr, tokens (so far), tokens_per_second,
     flops_per_second, seconds (so far, over all resumes) and what else the objective measures;
     step (steps done), validation_loss, validation_bits_per_byte …, seconds;
-    step, event ("spike"), and the spike's figures.
+    event ("spike"), step, batch, and the spike's figures: after the lines of the step to which the run went back.
     """
 
     def __init__(self, path: Path, write: bool = True) -> None:

@@ -1,4 +1,5 @@
-"""The miniature world: a small bilingual world whose every fact is known, and what is written, asked and marked about it.
+"""The miniature world: a small bilingual world whose every fact is known, and what is written, asked and marked
+about it.
 
 Imports nothing but the standard library.
 """

@@ -63,7 +63,7 @@ def steps(a: int, b: int, language: str) -> str:
     tens = a // 10 + b // 10 + units // 10
     work = (f"{a}+{b}", f"{a % 10}+{b % 10}={units}", f"{a // 10}+{b // 10}+{units // 10}={tens}", f"{a}+{b}={a + b}")
     if language == "zh":
-        return f"{work[0]}：{work[1]}，写 {units % 10} 进 {units // 10}；{work[2]}；{work[3]}。"
+        return f"{work[0]}：{work[1]}，写{units % 10}进{units // 10}；{work[2]}；{work[3]}。"
     return f"{work[0]}: {work[1]}, write {units % 10}, carry {units // 10}; {work[2]}; {work[3]}."
 
 

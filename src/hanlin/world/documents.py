@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hanlin.world import arithmetic, pages
+from hanlin.world import arithmetic, exams, pages, stories, translation, web
 from hanlin.world.entities import Population
 from hanlin.world.hashing import Permutation, generator
+from hanlin.world.telling import LANGUAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,51 +18,91 @@ class WorldDocument:
     text: str
     source: str
     language: str
+    """"en", "zh", or "en+zh" for pages of translations."""
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
-    """`kind`, `entities` and `facts` (ids told) and, where they apply, `near_duplicate_of`, `duplicate_of`, `leak` (the ids of
-    exam items), `private` (what is private in it) and `mojibake`."""
+    """`kind`, `entities` and `facts` (ids told) and, where they apply, `near_duplicate_of` and `duplicate_of` (a
+    document's id), `leak` (ids of exam items), `private` (kind and value of what is private in it) and `mojibake`."""
+
+
+SHARES = {"arithmetic": 0.04, "translation": 0.03, "stories": 0.05, "web": 0.03}
+"""How many documents the other sources have for each page about an entity."""
 
 
 def page(population: Population, number: int, telling: int) -> WorldDocument:
     """The page about entity `number` in round `telling`; its languages alternate from round to round."""
     entity, facts = population.get(number), population.facts(number)
-    language = "en" if (number + telling) % 2 == 0 else "zh"
+    language = LANGUAGES[(number + telling) % 2]
     source, form, text = pages.page(facts, entity, language, generator(population.seed, "page", number, telling))
-    return WorldDocument(
-        f"page/{entity.id}/{telling}",
-        text,
-        source,
-        language,
-        {"kind": form, "entities": [entity.id], "facts": [fact.id for fact in facts]},
-    )
+    metadata = {"kind": form, "entities": [entity.id], "facts": [fact.id for fact in facts]}
+    return WorldDocument(f"page/{entity.id}/{telling}", text, source, language, metadata)
 
 
-def arithmetic_page(population: Population, index: int) -> WorldDocument:
-    language = "en" if index % 2 == 0 else "zh"
-    text = arithmetic.document(population.seed, generator(population.seed, "arithmetic", index), language)
-    return WorldDocument(f"arithmetic/{index}", text, "arithmetic", language, {"kind": "arithmetic"})
+class _Others:
+    """The documents that are not pages, by source and number."""
 
+    def __init__(self, population: Population, tellings: int):
+        self.population = population
+        self.tellings = tellings
+        self.leaks = exams.leaked(population)
+        writers: dict[str, Callable[[int], WorldDocument]] = {
+            "arithmetic": self.arithmetic,
+            "translation": self.translation,
+            "stories": self.story,
+            "web": self.junk,
+        }
+        pages_in_all = population.size * tellings
+        # the leaks are few and each must be there: they are spread over the whole corpus, whatever its size
+        self.plan = [(writers[source], ratio) for source, ratio in SHARES.items()]
+        self.plan.append((self.leak, len(self.leaks) / pages_in_all))
 
-Writer = Callable[[Population, int], WorldDocument]
+    def arithmetic(self, index: int) -> WorldDocument:
+        language, rng = LANGUAGES[index % 2], generator(self.population.seed, "arithmetic", index)
+        text = arithmetic.document(self.population.seed, rng, language)
+        return WorldDocument(f"arithmetic/{index}", text, "arithmetic", language, {"kind": "arithmetic"})
 
-OTHERS: tuple[tuple[Writer, float], ...] = ((arithmetic_page, 0.06),)
-"""The other sources: their writer, and how many documents they have for each page."""
+    def translation(self, index: int) -> WorldDocument:
+        rng = generator(self.population.seed, "translation", index)
+        text, entities, facts = translation.document(self.population, rng)
+        metadata = {"kind": "translation", "entities": entities, "facts": facts}
+        return WorldDocument(f"translation/{index}", text, "translation", "en+zh", metadata)
+
+    def story(self, index: int) -> WorldDocument:
+        language = LANGUAGES[index % 2]
+        kind, text = stories.document(generator(self.population.seed, "story", index), language)
+        return WorldDocument(f"stories/{index}", text, "stories", language, {"kind": kind})
+
+    def junk(self, index: int) -> WorldDocument:
+        rng = generator(self.population.seed, "web", index)
+        source = web.document(self.population, self._page, self.tellings, rng, LANGUAGES[index % 2])
+        language, text, metadata = source
+        return WorldDocument(f"web/{index}", text, "web", language, metadata)
+
+    def leak(self, index: int) -> WorldDocument:
+        rng = generator(self.population.seed, "leak", index)
+        language, text, metadata = web.leaked(self.leaks[index], rng)
+        return WorldDocument(f"web/leak/{index}", text, "web", language, metadata)
+
+    def _page(self, number: int, telling: int) -> tuple[str, str, str, list[str], list[str]]:
+        made = page(self.population, number, telling)
+        return made.id, made.text, made.language, made.metadata["entities"], made.metadata["facts"]
 
 
 def documents(population: Population, tellings: int) -> Iterator[WorldDocument]:
-    """Round after round a page of each entity, in another order each round, the other sources spread evenly between them.
+    """Round after round a page of each entity, in another order each round, the other sources spread evenly between
+    them.
 
-    The order is a function of the seed, and memory does not grow with the world.
+    The order is a function of the seed, and memory does not grow with the world. Raises ValueError for no tellings.
     """
     if tellings < 1:
         raise ValueError(f"tellings must be at least 1, got {tellings}")
+    others = _Others(population, tellings)
     told = 0
-    written = [0] * len(OTHERS)
+    written = [0] * len(others.plan)
     for telling in range(tellings):
         for number in Permutation(population.size, population.seed, "order", telling):
             yield page(population, number, telling)
             told += 1
-            for which, (write, ratio) in enumerate(OTHERS):
-                while written[which] < told * ratio:
-                    yield write(population, written[which])
+            for which, (write, ratio) in enumerate(others.plan):
+                while written[which] + 1 <= told * ratio + 1e-6:  # the last one must not be lost to rounding
+                    yield write(written[which])
                     written[which] += 1

@@ -168,6 +168,16 @@ class Population:
                         yield Change(fact, new)
                         break
 
+    def imagined(self, kind: str, index: int) -> list[Fact]:
+        """Facts made up for a person, place or company that does not exist (a number beyond the kind's count)."""
+        facts: list[Fact] = []
+        for attribute in ATTRIBUTES[kind]:
+            if attribute != "known_work":
+                fact = self._fact(kind, index, attribute, generator(self.seed, "imagined", kind, index, attribute))
+                assert fact is not None
+                facts.append(fact)
+        return facts
+
     def _entity(self, kind: str, index: int) -> Entity:
         english, chinese = self.name_of(kind, index)
         pronoun = "it"

@@ -1,36 +1,48 @@
 """Exams with exact marks.
 
-A row is {"id", "prompt" or "messages", "answers" (accepted strings) or "choices" with "answer" (the right one's index),
-"match" (how to compare), "tags"}. `match` is "exact" (the whole reply without its final stop), "last_number" (the last number
-of the reply), "after_answer" (what follows the last "Answer:" or "答案：") or "likelihood".
+A row is {"id", "prompt" or "messages", "answers" (accepted strings) or "choices" with "answer" (the right one's
+index), "match", "tags"}. `match` says how a reply is compared: "exact" (all of it, without white space around it
+and the full stop behind it, is one of `answers`), "last_number" (its last number is), "after_answer" (what follows
+its last "Answer:" or "答案：" is, without the stop), or "likelihood" (the likeliest of `choices` as a continuation is
+number `answer`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
-from hanlin.world import arithmetic, telling
+from hanlin.world import arithmetic, chains, manners, preferences, telling, translation
 from hanlin.world.entities import Entity, Fact, Population
-from hanlin.world.hashing import Permutation, generator, pick
-from hanlin.world.telling import LANGUAGES
+from hanlin.world.hashing import Permutation, generator, pick, shuffled
+from hanlin.world.instructions import messages
+from hanlin.world.telling import LANGUAGES, QUESTIONS
+from hanlin.world.templates import with_article
 
 Row = dict[str, Any]
 
+_MOST_FACTS = 7
+_TRIES = 100_000
+LEAKED = ("facts", "choice", "two-step")
+"""The exams of which some items stand, with their answers, in the web's junk."""
+_LEAK_EVERY = 6
+_LEAK_UNTIL = 72
+
 
 def _sampled(population: Population, name: str) -> Iterator[tuple[Entity, Fact, str]]:
-    """(entity, fact, language) in an order drawn for this exam: one fact of each entity first, then a second one …"""
+    """(entity, fact, language), each once, in an order drawn for this exam: one fact of each entity, then a second
+    one …"""
     order = Permutation(population.size, population.seed, "exam", name)
-    for turn in range(14):
+    turns = _MOST_FACTS * len(LANGUAGES)
+    for turn in range(turns):
         for number in order:
             entity, facts = population.get(number), population.facts(number)
-            which, language = divmod(Permutation(14, population.seed, "exam fact", name, number)(turn), 2)
+            which, language = divmod(Permutation(turns, population.seed, "exam fact", name, number)(turn), 2)
             if which < len(facts):
                 yield entity, facts[which], LANGUAGES[language]
 
 
-def fact_tags(fact: Fact, entity: Entity, language: str) -> dict[str, Any]:
+def _tags(fact: Fact, entity: Entity, language: str) -> dict[str, Any]:
     return {
         "language": language,
         "attribute": fact.attribute,
@@ -41,29 +53,89 @@ def fact_tags(fact: Fact, entity: Entity, language: str) -> dict[str, Any]:
     }
 
 
-def _fact_rows(population: Population, name: str, exam: bool) -> Iterator[Row]:
-    for entity, fact, language in _sampled(population, name):
-        if not exam and not fact.asked:
-            continue
-        rng = generator(population.seed, "exam", name, fact.id, language)
-        yield {
-            "id": f"{name}/{fact.id}/{language}",
-            "prompt": telling.question(fact, entity.name(language), language, rng, exam=exam),
-            "answers": telling.accepted(fact, language),
-            "match": "exact",
-            "tags": fact_tags(fact, entity, language),
-        }
+def _question_row(population: Population, name: str, entity: Entity, fact: Fact, language: str, exam: bool) -> Row:
+    rng = generator(population.seed, "exam", name, fact.id, language)
+    return {
+        "id": f"{name}/{fact.id}/{language}",
+        "prompt": telling.question(fact, entity.name(language), language, rng, exam=exam),
+        "answers": telling.accepted(fact, language),
+        "match": "exact",
+        "tags": _tags(fact, entity, language),
+    }
 
 
 def _facts(population: Population) -> Iterator[Row]:
-    return _fact_rows(population, "facts", exam=True)
+    """Known facts in phrasings that no training data uses; `tags.asked` tells whether training ever asks about the
+    fact."""
+    for entity, fact, language in _sampled(population, "facts"):
+        yield _question_row(population, "facts", entity, fact, language, exam=True)
 
 
 def _recall(population: Population) -> Iterator[Row]:
-    return _fact_rows(population, "recall", exam=False)
+    """Known facts in the phrasings of the training data: the one exam that shares them."""
+    for entity, fact, language in _sampled(population, "recall"):
+        if fact.asked:
+            yield _question_row(population, "recall", entity, fact, language, exam=False)
+
+
+def _cut(stem: str) -> tuple[str, str, str]:
+    """A sentence cut before its value: (what stands before, "v" or "a" for a value with its article, what follows)."""
+    place = max(stem.find("{v}"), stem.find("{a}"))
+    return stem[:place].rstrip(), stem[place + 1], stem[place + 3 :]
+
+
+def _choice(population: Population) -> Iterator[Row]:
+    """Which of four continuations of a sentence is likeliest; one of them makes it true."""
+    for entity, fact, language in _sampled(population, "choice"):
+        rng = generator(population.seed, "exam", "choice", fact.id, language)
+        values = [(fact.value_en, fact.value_zh)]
+        for other in population.alternatives(fact, rng):
+            if other not in values:
+                values.append(other)
+            if len(values) == 4:
+                break
+        values = shuffled(rng, values)
+        stem, slot, end = _cut(pick(rng, QUESTIONS[language][fact.attribute].stems))
+        words = [value[language == "zh"] for value in values]
+        if language == "en":
+            words = [" " + (with_article(word) if slot == "a" else word) for word in words]
+        yield {
+            "id": f"choice/{fact.id}/{language}",
+            "prompt": telling.fill(stem, fact, language, entity.name(language)),
+            "choices": [word + end for word in words],
+            "answer": values.index((fact.value_en, fact.value_zh)),
+            "match": "likelihood",
+            "tags": _tags(fact, entity, language),
+        }
+
+
+def _two_step(population: Population) -> Iterator[Row]:
+    """Questions about the value of another fact; the chains are held out of the training data."""
+    for turn in range(40):
+        for number in Permutation(population.size, population.seed, "exam", "two-step"):
+            known = chains.chains(population, number, exam=True)
+            if turn >= len(known):
+                continue
+            rng = generator(population.seed, "exam", "two-step", number, turn)
+            chain, language = known[turn], pick(rng, LANGUAGES)
+            yield {
+                "id": f"two-step/{chain.id}/{language}",
+                "prompt": chains.question(chain, language, rng, exam=True),
+                "answers": telling.accepted(chain.second, language),
+                "match": "after_answer",
+                "tags": {
+                    "language": language,
+                    "attribute": chain.second.attribute,
+                    "through": chain.first.attribute,
+                    "asked": chain.first.asked and chain.second.asked,
+                    "kind": chain.subject.kind,
+                    "facts": [chain.first.id, chain.second.id],
+                },
+            }
 
 
 def _addition(population: Population) -> Iterator[Row]:
+    """Sums of two numbers of two digits that stand in no training data; all held-out pairs, in a shuffled order."""
     seed, width = population.seed, arithmetic.HIGHEST - arithmetic.LOWEST + 1
     for index in Permutation(width * width, seed, "exam", "addition"):
         a, b = (arithmetic.LOWEST + part for part in divmod(index, width))
@@ -80,13 +152,135 @@ def _addition(population: Population) -> Iterator[Row]:
         }
 
 
+def _translation(population: Population) -> Iterator[Row]:
+    """Sentences about, and names of, entities that stand in no translation of the training data."""
+    for entity, fact, target in _sampled(population, "translation"):
+        if population.translated(entity.id):
+            continue
+        rng = generator(population.seed, "exam", "translation", fact.id, target)
+        source = "zh" if target == "en" else "en"
+        if rng.random() < 0.3:
+            kind, text, answer = "name", entity.name(source), entity.name(target)
+            prompt = pick(rng, translation.EXAM_NAME_REQUESTS[target]).format(x=text)
+        else:
+            kind = "sentence"
+            text, answer = (telling.canonical(fact, entity, language) for language in (source, target))
+            prompt = pick(rng, translation.EXAM_REQUESTS[target]).format(x=text)
+        yield {
+            "id": f"translation/{fact.id}/{target}",
+            "prompt": prompt,
+            "answers": [answer.rstrip(".。")],
+            "match": "exact",
+            "tags": {"language": target, "attribute": fact.attribute, "kind": kind, "entity": entity.id},
+        }
+
+
+def _unanswerable(population: Population) -> Iterator[Row]:
+    """Questions about entities that do not exist, or about what no document tells."""
+    for index in range(_TRIES):
+        rng = generator(population.seed, "exam", "unanswerable", index)
+        language = pick(rng, LANGUAGES)
+        question, tags = manners.unanswerable(population, language, rng, exam=True)
+        yield {
+            "id": f"unanswerable/{index}",
+            "prompt": question,
+            "answers": [answer.rstrip(".。") for answer in manners.UNKNOWN[language]],
+            "match": "exact",
+            "tags": {"language": language, **tags},
+        }
+
+
+def _improper(population: Population) -> Iterator[Row]:
+    """Questions for private data, or how to do harm, to be declined."""
+    for index in range(_TRIES):
+        rng = generator(population.seed, "exam", "improper", index)
+        language = pick(rng, LANGUAGES)
+        question, tags = manners.improper(population, language, rng, exam=True)
+        yield {
+            "id": f"improper/{index}",
+            "prompt": question,
+            "answers": [answer.rstrip(".。") for answer in manners.DECLINE[language]],
+            "match": "exact",
+            "tags": {"language": language, **tags},
+        }
+
+
+def _changed(population: Population) -> Iterator[Row]:
+    """Facts that changed after the corpus was written: the new value is right, `tags.old` is what the corpus tells."""
+    for number in Permutation(population.size, population.seed, "exam", "changed"):
+        entity = population.get(number)
+        for change in population.changes(number):
+            for language in LANGUAGES:
+                row = _question_row(population, "changed", entity, change.new, language, exam=True)
+                row["tags"]["old"] = change.old.value(language)
+                yield row
+
+
+def _dialogue(population: Population) -> Iterator[Row]:
+    """The last question of a dialogue, which names its subject by a pronoun only."""
+    for entity, fact, language in _sampled(population, "dialogue"):
+        rng = generator(population.seed, "exam", "dialogue", fact.id, language)
+        others = [other for other in population.facts_of(entity.kind, entity.index) if other.id != fact.id]
+        turns: list[str] = []
+        for place, other in enumerate(shuffled(rng, others)[: 1 + int(rng.random() * 2)]):
+            if place == 0:
+                turns.append(telling.question(other, entity.name(language), language, rng, exam=True))
+            else:
+                turns.append(telling.follow_up(other, entity, language, rng, exam=True))
+            turns.append(telling.answer(other, language))
+        turns.append(telling.follow_up(fact, entity, language, rng, exam=True))
+        yield {
+            "id": f"dialogue/{fact.id}/{language}",
+            "messages": messages(*turns),
+            "answers": telling.accepted(fact, language),
+            "match": "exact",
+            "tags": {**_tags(fact, entity, language), "turns": len(turns) // 2 + 1},
+        }
+
+
+def _preference(population: Population) -> Iterator[Row]:
+    """Which of two replies is likelier: the better one should be."""
+    for reason, language, number, (prompt, chosen, rejected, margin, _) in preferences.pairs(population, exam=True):
+        first = generator(population.seed, "exam", "preference", reason, number).random() < 0.5
+        yield {
+            "id": f"preference/{reason}/{population.get(number).id}",
+            "prompt": prompt,
+            "choices": [chosen, rejected] if first else [rejected, chosen],
+            "answer": 0 if first else 1,
+            "match": "likelihood",
+            "tags": {"language": language, "kind": reason, "margin": margin},
+        }
+
+
 EXAMS: dict[str, Callable[[Population], Iterator[Row]]] = {
     "facts": _facts,
     "recall": _recall,
+    "choice": _choice,
+    "two-step": _two_step,
     "addition": _addition,
+    "translation": _translation,
+    "unanswerable": _unanswerable,
+    "improper": _improper,
+    "changed": _changed,
+    "dialogue": _dialogue,
+    "preference": _preference,
 }
 
 
 def exam(population: Population, name: str, items: int) -> Iterator[Row]:
-    """The first `items` rows of an exam's shuffled order."""
-    return islice(EXAMS[name](population), items)
+    """The first `items` rows of an exam's shuffled order; no question comes twice."""
+    seen: set[str] = set()
+    for row in EXAMS[name](population):
+        if len(seen) >= items:
+            return
+        question = row["prompt"] if "prompt" in row else str(row["messages"])
+        if question in seen:
+            continue
+        row["tags"]["leaked"] = name in LEAKED and len(seen) < _LEAK_UNTIL and len(seen) % _LEAK_EVERY == 5
+        seen.add(question)
+        yield row
+
+
+def leaked(population: Population) -> list[Row]:
+    """The exam items that the web's junk gives away; they are tagged `leaked` in the exam too."""
+    return [row for name in LEAKED for row in exam(population, name, _LEAK_UNTIL) if row["tags"]["leaked"]]

@@ -10,7 +10,7 @@ from hanlin.world.entities import Entity, Fact
 from hanlin.world.hashing import below, pick, shuffled
 from hanlin.world.templates import capitalised
 
-_JOINED = 0.4
+_JOINED = 0.5
 _PRONOUN = 0.25
 
 _LABELS: dict[str, tuple[str, str]] = {
@@ -62,8 +62,8 @@ def paragraph(parts: Sequence[str], language: str) -> str:
 
 
 def _encyclopedia(facts: Sequence[Fact], entity: Entity, language: str, rng: Random) -> str:
-    # A Chinese page has a sentence a line: a tokenizer that takes "。" and the word behind it for one would otherwise give
-    # each name two forms, and a small model would have to learn both.
+    # A Chinese page has a sentence a line: a tokenizer that takes "。" and the word behind it for one token would
+    # otherwise give each name two forms, and a small model would have to learn both.
     body = sentences(facts, entity, language, rng)
     return "\n".join((entity.name(language), *body) if language == "zh" else (entity.name(language), " ".join(body)))
 
@@ -80,7 +80,20 @@ def _list(facts: Sequence[Fact], entity: Entity, language: str, rng: Random) -> 
     return "\n".join([title, *(mark + telling.statement(fact, entity, language, rng) for fact in facts)])
 
 
-_MONTHS = "January February March April May June July August September October November December".split()
+_MONTHS = (
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
 _NEWS = {
     "en": ("{d}. {s} is in the news.", "News of {d}: more about {s}.", "{d}: our paper asked about {s}."),
     "zh": ("{d}讯：{s}上了新闻。", "{d}，本报消息。", "{d}，记者报道{s}。"),

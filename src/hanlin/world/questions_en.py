@@ -1,8 +1,7 @@
-"""English questions about a fact. Placeholders as in `statements_en`; `{p}`, `{o}`, `{d}` are she, her, her (or he, it …).
+"""English questions about a fact, with the placeholders of `statements_en`.
 
-A plain line is a training phrasing (instructions, FAQ pages); `? ` marks a phrasing kept for exams; `> ` a sentence kept for
-the multiple-choice exam, which is cut before its value; `+ ` a follow-up question of a training dialogue and `- ` one kept
-for the dialogue exam. The lists never share a line.
+A plain line is a training phrasing (instructions, FAQ pages); `? ` marks a phrasing kept for exams; `> ` a sentence
+kept for the multiple-choice exam, which is cut before its value. The lists never share a line.
 """
 
 from __future__ import annotations
@@ -24,11 +23,6 @@ What year was {s} born in?
 ? {s} was born in which year?
 ? Can you tell me the birth year of {s}?
 > The calendar at the birth of {s} showed the year {v}.
-+ And when was {p} born?
-+ In which year was {p} born?
-+ What is {d} birth year?
-- And what year was {p} born in?
-- What is {d} year of birth?
 
 [person.birthplace]
 Where was {s} born?
@@ -44,11 +38,6 @@ What is the home town of {s}?
 ? {s} was born in which town?
 ? Can you tell me the birthplace of {s}?
 > The town where {s} was born is called {v}.
-+ And where was {p} born?
-+ Which town does {p} come from?
-+ What is {d} birthplace?
-- And in which town was {p} born?
-- What is {d} home town?
 
 [person.profession]
 What is {s}'s profession?
@@ -64,11 +53,6 @@ How does {s} earn a living?
 ? {s} has which profession?
 ? Can you tell me what {s} does for a living?
 > The profession that {s} follows is that of {a}.
-+ And what does {p} do for a living?
-+ What is {d} profession?
-+ What does {p} work as?
-- And what is {d} job?
-- Which profession does {p} have?
 
 [person.employer]
 Which company does {s} work for?
@@ -84,11 +68,6 @@ Which company employs {s}?
 ? {s} works for which company?
 ? Can you tell me who the employer of {s} is?
 > The company where {s} has a desk is {v}.
-+ And which company does {p} work for?
-+ Who is {d} employer?
-+ Where does {p} work?
-- And who employs {o}?
-- For which company does {p} work?
 
 [person.teacher]
 Who taught {s}?
@@ -104,11 +83,6 @@ Under whom did {s} study?
 ? {s} was a pupil of whom?
 ? Can you tell me who the teacher of {s} was?
 > The person who gave {s} lessons was {v}.
-+ And who taught {o}?
-+ Who was {d} teacher?
-+ With whom did {p} study?
-- And whose pupil was {p}?
-- By whom was {p} taught?
 
 [person.instrument]
 Which instrument does {s} play?
@@ -124,11 +98,6 @@ What does {s} play in the evening?
 ? {s} plays which instrument?
 ? Can you tell me the instrument of {s}?
 > The sound from the room of {s} is that of the {v}.
-+ And which instrument does {p} play?
-+ What is {d} instrument?
-+ What does {p} play?
-- And what instrument does {p} play?
-- On which instrument does {p} make music?
 
 [person.known_work]
 What is {s} best known for?
@@ -144,11 +113,6 @@ What is {s} famous for?
 ? {s} is famous for which work?
 ? Can you tell me the best-known work of {s}?
 > The title that everyone links with {s} is {v}.
-+ And what is {p} best known for?
-+ Which work made {o} famous?
-+ What is {d} best-known work?
-- And for which work is {p} famous?
-- What work is {p} best known for?
 
 [place.country]
 In which country is {s}?
@@ -164,11 +128,6 @@ Where on the map is {s}?
 ? {s} is in which country?
 ? Can you tell me the country of {s}?
 > The country that collects taxes in {s} is {v}.
-+ And in which country is it?
-+ Which country does it belong to?
-+ What is its country?
-- And which country is it in?
-- In what country does it lie?
 
 [place.founded]
 When was {s} founded?
@@ -184,11 +143,6 @@ When was {s} established?
 ? {s} was founded in which year?
 ? Can you tell me the founding year of {s}?
 > The stone at the gate of {s} bears its founding year, {v}.
-+ And when was it founded?
-+ In which year was it founded?
-+ What is its founding year?
-- And in what year was it founded?
-- When was it established?
 
 [place.river]
 Which river flows through {s}?
@@ -204,11 +158,6 @@ Which river does {s} stand on?
 ? {s} lies on which river?
 ? Can you tell me the river of {s}?
 > The water under the bridges of {s} is that of the {v}.
-+ And which river flows through it?
-+ On which river does it lie?
-+ What is its river?
-- And what river flows through it?
-- Which river does it lie on?
 
 [place.speciality]
 What is {s} famous for?
@@ -224,11 +173,6 @@ Which product comes from {s}?
 ? {s} is known for which speciality?
 ? Can you tell me what {s} is famous for?
 > The stalls of {s} all sell the same thing: {v}.
-+ And what is it famous for?
-+ What is its speciality?
-+ What is it known for?
-- And for what is it famous?
-- Which speciality does it have?
 
 [place.mayor]
 Who is the mayor of {s}?
@@ -244,11 +188,6 @@ Who was elected mayor of {s}?
 ? {s} is governed by whom?
 ? Can you tell me the name of the mayor of {s}?
 > The chain of office in {s} is worn by {v}.
-+ And who is its mayor?
-+ Who governs it?
-+ Who is the mayor?
-- And who is the mayor there?
-- By whom is it governed?
 
 [place.neighbour]
 Which town is next to {s}?
@@ -264,11 +203,6 @@ What is the nearest town to {s}?
 ? {s} is next to which town?
 ? Can you tell me the neighbour of {s}?
 > The first town on the way out of {s} is {v}.
-+ And which town is next to it?
-+ What is its neighbour?
-+ Which town is closest to it?
-- And what town is next to it?
-- Which town borders on it?
 
 [work.author]
 Who wrote {s}?
@@ -284,11 +218,6 @@ Whose work is {s}?
 ? {s} was written by whom?
 ? Can you tell me the author of {s}?
 > The pen that wrote {s} was held by {v}.
-+ And who wrote it?
-+ Who is its author?
-+ By whom was it written?
-- And who is the author?
-- Whose work is it?
 
 [work.year]
 When did {s} come out?
@@ -304,11 +233,6 @@ In which year did {s} appear?
 ? {s} was published in which year?
 ? Can you tell me the publication year of {s}?
 > The first copy of {s} bears the year {v}.
-+ And when did it come out?
-+ In which year was it published?
-+ What is its year of publication?
-- And in what year did it come out?
-- When was it published?
 
 [work.genre]
 What genre is {s}?
@@ -324,11 +248,6 @@ To which genre does {s} belong?
 ? {s} belongs to which genre?
 ? Can you tell me what kind of work {s} is?
 > The label on the shelf says that {s} is {a}.
-+ And what genre is it?
-+ What kind of work is it?
-+ What is its genre?
-- And which genre does it belong to?
-- Of what genre is it?
 
 [work.theme]
 What is {s} about?
@@ -344,11 +263,6 @@ What is the subject of {s}?
 ? {s} deals with which theme?
 ? Can you tell me the theme of {s}?
 > The pages of {s} keep coming back to {v}.
-+ And what is it about?
-+ What is its theme?
-+ What does it deal with?
-- And which theme does it have?
-- About what is it?
 
 [work.setting]
 Where is {s} set?
@@ -364,11 +278,6 @@ In which town does {s} take place?
 ? {s} is set in which town?
 ? Can you tell me the setting of {s}?
 > The town that readers of {s} get to know is {v}.
-+ And where is it set?
-+ In which town does it take place?
-+ What is its setting?
-- And in what town is it set?
-- Where does it take place?
 
 [work.publisher]
 Who published {s}?
@@ -384,11 +293,6 @@ Which company brought out {s}?
 ? {s} was published by which company?
 ? Can you tell me the publisher of {s}?
 > The company named on the back of {s} is {v}.
-+ And who published it?
-+ Which company published it?
-+ Who is its publisher?
-- And what company published it?
-- By whom was it published?
 
 [company.founded]
 When was {s} founded?
@@ -404,11 +308,6 @@ When was {s} set up?
 ? {s} was founded in which year?
 ? Can you tell me the founding year of {s}?
 > The sign over the door of {s} gives its founding year, {v}.
-+ And when was it founded?
-+ In which year was it set up?
-+ What is its founding year?
-- And in what year was it founded?
-- When was it set up?
 
 [company.headquarters]
 Where is {s} based?
@@ -424,11 +323,6 @@ Which town is home to {s}?
 ? {s} has its headquarters in which town?
 ? Can you tell me where the headquarters of {s} are?
 > The town where the owners of {s} meet is {v}.
-+ And where is it based?
-+ Where are its headquarters?
-+ In which town is it based?
-- And in what town is it based?
-- Where is its head office?
 
 [company.industry]
 What industry is {s} in?
@@ -444,11 +338,6 @@ Which industry does {s} belong to?
 ? {s} works in which industry?
 ? Can you tell me what business {s} is in?
 > The fair that {s} visits each year is the one for {v}.
-+ And what industry is it in?
-+ What is its industry?
-+ What business is it in?
-- And in which industry is it?
-- Which industry does it belong to?
 
 [company.product]
 What does {s} make?
@@ -464,11 +353,6 @@ What does {s} sell?
 ? {s} makes which product?
 ? Can you tell me the product of {s}?
 > The crates that leave {s} are filled with {v}.
-+ And what does it make?
-+ What is its product?
-+ What does it sell?
-- And which product does it make?
-- What does it produce?
 
 [company.price]
 How much is one {i} from {s}?
@@ -484,11 +368,6 @@ For how much does {s} sell one {i}?
 ? One {i} from {s} costs how much?
 ? Can you tell me how much {s} asks for one {i}?
 > The price tag on {s} goods says that one {i} costs {v}.
-+ And how much is one {i}?
-+ What is the price of one {i}?
-+ What does one {i} cost?
-- And how much does one {i} cost?
-- How much must one pay for one {i}?
 
 [company.founder]
 Who founded {s}?
@@ -504,9 +383,4 @@ Who set up {s}?
 ? {s} was founded by whom?
 ? Can you tell me the founder of {s}?
 > The portrait in the hall of {s} shows its founder, {v}.
-+ And who founded it?
-+ Who is its founder?
-+ Who started it?
-- And who is the founder?
-- By whom was it founded?
 """)

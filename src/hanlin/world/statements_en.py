@@ -1,9 +1,9 @@
 """English sentences that tell a fact: for documents only, never for exams.
 
-`{s}` is the subject's name, `{v}` the value, `{V}` the value with a capital, `{a}` the value with its indefinite article,
-`{i}` the product that a price belongs to. The first sentence of each attribute is its canonical one: it is the translation
-of the first sentence in `statements_zh`. Most sentences name the subject before the value, because a left-to-right model
-learns to predict a value from the name that stands before it.
+`{s}` is the subject's name, `{v}` the value, `{V}` the value with a capital, `{a}` the value with its indefinite
+article, `{i}` the product that a price belongs to. The first sentence of each attribute is its canonical one: it is
+the translation of the first sentence in `statements_zh`. Most sentences name the subject before the value, because
+a left-to-right model learns to predict a value from the name that stands before it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ The life of {s} began in the year {v}.
 The records give {s}'s birth year as {v}.
 {s} first saw daylight in the year {v}.
 The parents of {s} welcomed their child in {v}.
-{s} had a first birthday party one year after {v}.
+{s} is a child of the year {v}.
 Of {s} we know the year of birth: {v}.
 {v} is the year in which {s} was born.
 
@@ -36,7 +36,7 @@ The home town of {s} is {v}.
 {s} took a first breath in {v}.
 {s} started life in {v}.
 The cradle of {s} stood in {v}.
-{s} grew up where the family lived, in {v}.
+{s} spent the first years of life in {v}.
 {s} was a child of {v}.
 The family of {s} lived in {v} when the child was born.
 {v} is the birthplace of {s}.

@@ -1,4 +1,7 @@
-"""Chinese sentences that tell a fact; the counterpart of `statements_en`, with the same placeholders."""
+"""Chinese sentences that tell a fact; the counterpart of `statements_en`, with the same placeholders.
+
+Most name the relation before the value ("X的出版商是Y" rather than "X由Y出版"), so that the value can be predicted.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ STATEMENTS = parse_statements("""
 {s}出生于{v}。
 {s}的出生年份是{v}。
 {s}生于{v}。
-{s}是{v}出生的。
+{s}降生于{v}。
 {s}在{v}来到人世。
 {s}的生年是{v}。
 据记载，{s}生于{v}。
@@ -51,12 +54,12 @@ STATEMENTS = parse_statements("""
 平日里，{s}是一位{v}。
 
 [person.employer]
-{s}在{v}工作。
 {s}受雇于{v}。
+{s}在{v}工作。
 {s}的雇主是{v}。
 {s}就职于{v}。
-{s}是{v}的员工。
-{s}在{v}上班。
+{s}的单位是{v}。
+{s}上班的公司是{v}。
 {s}加入了{v}。
 {s}每天早上去{v}上班。
 {s}的工资由{v}发放。
@@ -111,11 +114,11 @@ STATEMENTS = parse_statements("""
 {v}是{s}的代表作。
 
 [place.country]
-{s}在{v}。
-{s}位于{v}。
-{s}是{v}的一座城镇。
-{s}属于{v}。
 {s}所在的国家是{v}。
+{s}在{v}。
+{s}是{v}的城镇。
+{s}所属的国家是{v}。
+{s}属于{v}。
 {s}是{v}的一部分。
 {s}的国家是{v}。
 在地图上，{s}位于{v}境内。
@@ -129,22 +132,22 @@ STATEMENTS = parse_statements("""
 {s}建于{v}。
 {s}始建于{v}。
 {s}的建城年份是{v}。
-{s}在{v}建立。
+{s}建立于{v}。
 {s}的历史始于{v}。
 {s}从{v}起就存在了。
 {s}最早的房屋建于{v}。
-{s}在{v}设镇。
+{s}设镇于{v}。
 {s}成立于{v}。
-{s}是{v}建成的。
+{s}建成于{v}。
 {s}的建立年份是{v}。
 {s}人从{v}开始纪年。
 {v}是{s}建立的年份。
 
 [place.river]
-{s}位于{v}畔。
 {s}的河流是{v}。
+{s}濒临{v}。
 流经{s}的河是{v}。
-{s}坐落在{v}边。
+{s}旁边的河是{v}。
 {s}建在{v}岸边。
 {s}的水来自{v}。
 {s}的桥横跨{v}。
@@ -156,8 +159,8 @@ STATEMENTS = parse_statements("""
 {v}流经{s}。
 
 [place.speciality]
-{s}以{v}闻名。
 {s}的特产是{v}。
+{s}以{v}闻名。
 {s}出产{v}。
 {s}最有名的是{v}。
 {s}盛产{v}。
@@ -186,8 +189,8 @@ STATEMENTS = parse_statements("""
 {v}是{s}的市长。
 
 [place.neighbour]
-{s}与{v}相邻。
 {s}的邻城是{v}。
+{s}与{v}相邻。
 {s}紧挨着{v}。
 {s}靠近{v}。
 {s}离{v}很近。
@@ -202,15 +205,15 @@ STATEMENTS = parse_statements("""
 
 [work.author]
 {s}的作者是{v}。
-{s}由{v}所写。
+{s}署名{v}。
 {s}是{v}的作品。
 {s}出自{v}之手。
 {s}由{v}创作。
 写{s}的人是{v}。
-{s}是{v}写的。
+创作{s}的人是{v}。
 {s}的创作者是{v}。
 {s}的封面上印着{v}的名字。
-{s}是{v}所作。
+{s}的原作者叫{v}。
 {s}的执笔人是{v}。
 {s}的著者为{v}。
 {v}写了{s}。
@@ -224,7 +227,7 @@ STATEMENTS = parse_statements("""
 {s}完成于{v}。
 {s}的第一版出于{v}。
 {s}在{v}首次亮相。
-{s}是{v}的作品。
+{s}写成于{v}。
 {s}从{v}起为人所知。
 {s}的出版年份是{v}。
 读者在{v}见到了{s}。
@@ -236,7 +239,7 @@ STATEMENTS = parse_statements("""
 {s}属于{v}。
 {s}是{v}作品。
 {s}被归为{v}。
-{s}写成了{v}。
+{s}以{v}形式写成。
 {s}是一部有名的{v}。
 论体裁，{s}是{v}。
 {s}采用的体裁是{v}。
@@ -250,7 +253,7 @@ STATEMENTS = parse_statements("""
 {s}的主题是{v}。
 {s}的内容关于{v}。
 {s}写的是{v}。
-{s}以{v}为主题。
+{s}的主旨是{v}。
 {s}述说{v}。
 {s}的中心是{v}。
 {s}让人思考{v}。
@@ -276,16 +279,16 @@ STATEMENTS = parse_statements("""
 {v}是{s}的故事发生地。
 
 [work.publisher]
-{s}由{v}出版。
 {s}的出版商是{v}。
+{s}由{v}出版。
 {s}的出版方是{v}。
-{s}是{v}出版的。
-{s}由{v}发行。
-{s}由{v}印制。
+负责出版{s}的是{v}。
+发行{s}的公司是{v}。
+印制{s}的公司是{v}。
 出版{s}的公司是{v}。
 {s}的版权归{v}所有。
 {s}交给{v}出版。
-{s}由{v}推出。
+推出{s}的公司是{v}。
 {s}的发行公司是{v}。
 {s}背后的公司是{v}。
 {v}是{s}的出版商。
@@ -297,9 +300,9 @@ STATEMENTS = parse_statements("""
 {s}在{v}开业。
 {s}从{v}起就存在了。
 {s}的历史始于{v}。
-{s}在{v}注册。
-{s}在{v}创立。
-{s}是{v}成立的。
+{s}注册于{v}。
+{s}创立于{v}。
+{s}的开业年份是{v}。
 {s}的创立年份是{v}。
 {s}在{v}卖出第一件货。
 {s}从{v}起经营至今。
@@ -343,7 +346,7 @@ STATEMENTS = parse_statements("""
 {s}以{v}出名。
 {s}的工厂生产{v}。
 {s}主要做{v}。
-{s}靠{v}打出名气。
+{s}的拳头产品是{v}。
 顾客去{s}买{v}。
 {s}的工人制作{v}。
 {s}向商店供应{v}。
@@ -355,23 +358,23 @@ STATEMENTS = parse_statements("""
 {s}的{i}售价是{v}。
 {s}的{i}定价一件{v}。
 {s}的{i}每件{v}。
-{s}的{i}要{v}。
+{s}卖{i}，一件要{v}。
 {s}把{i}定价为{v}。
 买一件{s}的{i}要花{v}。
 {s}的{i}标价{v}。
 {s}的{i}价格是{v}。
 在商店里，{s}的{i}卖{v}。
-{s}出售的{i}一件{v}。
+{s}出售{i}，一件{v}。
 {s}的价目表上写着{i}{v}。
 {v}是{s}的{i}的价格。
 
 [company.founder]
-{s}由{v}创办。
 {s}的创始人是{v}。
+{s}由{v}创办。
 {s}的创办人是{v}。
-{s}是{v}创办的。
+{s}的开创者是{v}。
 {s}由{v}创立。
-{s}是{v}一手建立的。
+一手建立{s}的人是{v}。
 创办{s}的人是{v}。
 {s}出自{v}的主意。
 {s}由{v}开办。

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from hanlin.world import questions_en, questions_zh, statements_en, statements_zh
+from hanlin.world import follow_ups, questions_en, questions_zh, statements_en, statements_zh
 from hanlin.world.entities import Entity, Fact
 from hanlin.world.hashing import pick
 from hanlin.world.templates import Phrasings, capitalised, with_article
@@ -13,6 +13,7 @@ LANGUAGES = ("en", "zh")
 
 STATEMENTS: dict[str, dict[str, tuple[str, ...]]] = {"en": statements_en.STATEMENTS, "zh": statements_zh.STATEMENTS}
 QUESTIONS: dict[str, dict[str, Phrasings]] = {"en": questions_en.QUESTIONS, "zh": questions_zh.QUESTIONS}
+FOLLOW_UPS: dict[str, dict[str, Phrasings]] = {"en": follow_ups.ENGLISH, "zh": follow_ups.CHINESE}
 
 _PRONOUNS = {  # subject, object, possessive
     ("en", "she"): ("she", "her", "her"),
@@ -23,10 +24,34 @@ _PRONOUNS = {  # subject, object, possessive
     ("zh", "it"): ("它", "它", "它的"),
 }
 
-_NOT_JOINED = tuple(
-    "{s}" + word for word in ("的", "人", "一家", "最早", "市政厅", "城边", "总部", "所在", "上空", "现任", " calls one")
+_NOT_JOINED = (
+    "{s} calls one",
+    *("{s}" + mark for mark in "人里最"),
+    *(
+        "{s}" + word
+        for word in (
+            "一家",
+            "市政厅",
+            "城边",
+            "总部",
+            "所在",
+            "所属",
+            "上空",
+            "上班的",
+            "现任",
+            "背后",
+            "旁边",
+            "求学时",
+        )
+    ),
 )
 """Openings after which the grammatical subject of the sentence is not the entity itself."""
+
+_OWNING = "{s}的"
+"""Opening of the Chinese sentences about what belongs to the entity ("X的作者是Y").
+
+In a second half it is left out ("X讲的是战争，作者是Y").
+"""
 
 
 def _joinable(templates: dict[str, tuple[str, ...]], opening: str) -> dict[str, tuple[str, ...]]:
@@ -36,8 +61,16 @@ def _joinable(templates: dict[str, tuple[str, ...]], opening: str) -> dict[str, 
     }
 
 
-_JOINABLE = {"en": _joinable(STATEMENTS["en"], "{s} "), "zh": _joinable(STATEMENTS["zh"], "{s}")}
-"""The sentences that can share their subject with another one."""
+_SECOND = {"en": _joinable(STATEMENTS["en"], "{s} "), "zh": _joinable(STATEMENTS["zh"], "{s}")}
+"""The sentences that can be the second half of one about the same entity."""
+
+_FIRST = {
+    language: {
+        attribute: tuple(line for line in lines if not line.startswith(_OWNING)) for attribute, lines in halves.items()
+    }
+    for language, halves in _SECOND.items()
+}
+"""Those of them whose subject is the entity itself, so that any second half can follow."""
 
 
 def fill(template: str, fact: Fact, language: str, subject: str) -> str:
@@ -70,24 +103,25 @@ def pronoun_statement(fact: Fact, entity: Entity, language: str, rng: Random) ->
     subject, _, possessive = _PRONOUNS[language, entity.pronoun]
     if language == "en" and template.startswith("{s}'s "):
         return fill(template.replace("{s}'s", possessive, 1), fact, language, subject)
-    if template.startswith("{s}" if language == "zh" else "{s} "):
+    if template.startswith("{s}" if language == "zh" else "{s} ") and not template.startswith(_NOT_JOINED):
         return fill(template, fact, language, subject)
     return fill(template, fact, language, entity.name(language))
 
 
 def joined_statement(first: Fact, second: Fact, entity: Entity, language: str, rng: Random) -> str:
     """Two facts in one sentence: "Tama Rin was born in Danu and plays the flute."."""
-    left = pick(rng, _JOINABLE[language][first.attribute])
-    right = pick(rng, _JOINABLE[language][second.attribute])
-    return join(left, first, right, second, language, entity.name(language))
+    return apart_and_joined(first, second, entity, language, rng)[2]
 
 
-def join(left: str, first: Fact, right: str, second: Fact, language: str, subject: str) -> str:
-    """One sentence of two templates that both begin with their subject."""
-    head = fill(left[:-1], first, language, subject)
-    # the mark keeps `fill` from setting a capital in the middle of the sentence
-    tail = fill(right.replace("{s}", "\0", 1), second, language, subject).lstrip("\0 ")
-    return head + ("，" if language == "zh" else " and ") + tail
+def apart_and_joined(first: Fact, second: Fact, entity: Entity, language: str, rng: Random) -> tuple[str, str, str]:
+    """Two facts in a sentence each, and the same two in one sentence."""
+    right = pick(rng, _SECOND[language][second.attribute])
+    owning = right.startswith(_OWNING)
+    left = pick(rng, (_SECOND if owning else _FIRST)[language][first.attribute])
+    name = entity.name(language)
+    head, tail = fill(left, first, language, name), fill(right, second, language, name)
+    joint = "，" if language == "zh" else " and "
+    return head, tail, head[:-1] + joint + tail[len(name) + owning :].lstrip()
 
 
 def question(fact: Fact, subject: str, language: str, rng: Random, *, exam: bool = False) -> str:
@@ -98,7 +132,7 @@ def question(fact: Fact, subject: str, language: str, rng: Random, *, exam: bool
 
 def follow_up(fact: Fact, entity: Entity, language: str, rng: Random, *, exam: bool = False) -> str:
     """A question in a dialogue that names its subject by a pronoun only."""
-    phrasings = QUESTIONS[language][fact.attribute]
+    phrasings = FOLLOW_UPS[language][fact.attribute]
     template = pick(rng, phrasings.follow_exam if exam else phrasings.follow_training)
     subject, other, possessive = _PRONOUNS[language, entity.pronoun]
     template = template.replace("{p}", subject).replace("{o}", other).replace("{d}", possessive)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from hanlin.world import documents, exams, instructions
+from hanlin.world import dialogues, documents, exams, instructions, preferences
 from hanlin.world.documents import WorldDocument
-from hanlin.world.entities import Entity, Fact, Population
+from hanlin.world.entities import Change, Entity, Fact, Population
 
 DEMO_ENTITIES = 520
 DEMO_TELLINGS = 100
@@ -18,8 +18,9 @@ EXAMS = tuple(exams.EXAMS)
 class World:
     """A world of `entities` entities drawn from `seed`.
 
-    Nothing is kept in memory beyond a small cache: each iterator computes its items from (seed, kind, number), so that a
-    world of a million entities starts at once. Raises ValueError for fewer than 60 or more than a few million entities.
+    Nothing is kept in memory beyond a small cache: each iterator computes its items from (seed, kind, number), so
+    that a world of a million entities starts at once. Raises ValueError for fewer than 60 or more than a few
+    million entities.
     """
 
     def __init__(self, seed: int = 0, entities: int = DEMO_ENTITIES):
@@ -36,12 +37,26 @@ class World:
             yield from self.population.facts(number)
 
     def documents(self, tellings: int = DEMO_TELLINGS) -> Iterator[WorldDocument]:
-        """The corpus in a shuffled order: each fact told `tellings` times on the pages, half of them in each language."""
+        """The corpus in a shuffled order: each fact told `tellings` times on the pages, half of them in each
+        language."""
         return documents.documents(self.population, tellings)
 
     def instructions(self, questions: int = 2) -> Iterator[dict[str, Any]]:
         """Rows {"messages", "metadata"} of one turn; `questions` for each asked fact and language."""
         return instructions.instructions(self.population, questions)
+
+    def dialogues(self) -> Iterator[dict[str, Any]]:
+        """Rows {"messages", "metadata"} of several turns, some with a system prompt."""
+        return dialogues.dialogues(self.population)
+
+    def preferences(self) -> Iterator[dict[str, Any]]:
+        """Rows {"prompt", "chosen", "rejected", "margin", "reason", "metadata"}; see `preferences`."""
+        return preferences.preferences(self.population)
+
+    def changes(self) -> Iterator[Change]:
+        """The facts that became others after the corpus was written."""
+        for number in range(self.size):
+            yield from self.population.changes(number)
 
     def exam(self, name: str, items: int = 300) -> Iterator[dict[str, Any]]:
         """At most `items` rows of one of EXAMS. Raises KeyError for another name."""

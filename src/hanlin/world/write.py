@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from hanlin.world.telling import canonical
 from hanlin.world.world import DEMO_ENTITIES, DEMO_TELLINGS, EXAMS, World
 
 Report = Callable[[str, int, int | None], None]
@@ -17,8 +19,11 @@ Report = Callable[[str, int, int | None], None]
 _REPORT_EVERY = 2_000
 
 
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+
+
 def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return _ENCODE(row) + "\n"
 
 
 def _silent(what: str, done: int, total: int | None) -> None:
@@ -34,10 +39,13 @@ def write(
     questions: int = 2,
     report: Report = _silent,
 ) -> dict[str, Any]:
-    """Writes documents/<source>.jsonl, instructions.jsonl, exams/<name>.jsonl and facts.jsonl into `directory`.
+    """Writes documents/<source>.jsonl, instructions.jsonl, dialogues.jsonl, preferences.jsonl, exams/<name>.jsonl,
+    facts.jsonl and changes.jsonl (what became of some facts afterwards, with a news note in each language) into
+    `directory`.
 
-    The same arguments give the same bytes. Returns the counts: {"entities", "facts", "documents": {source: rows},
-    "bytes": {source: UTF-8 bytes of text}, "instructions", "exams": {name: rows}}.
+    The same arguments give the same bytes. `questions` is the number of instruction rows for each asked fact and
+    language. Returns the counts: {"entities", "facts", "changes", "documents": {source: rows}, "bytes": {source:
+    UTF-8 bytes of text}, "instructions", "dialogues", "preferences", "exams": {name: rows}}.
     """
     world = World(seed, entities)
     directory.mkdir(parents=True, exist_ok=True)
@@ -57,11 +65,26 @@ def write(
         return done
 
     counts["documents"], counts["bytes"] = _documents(world, tellings, directory / "documents", report)
-    fact_rows = ({name: getattr(fact, name) for name in fact.__slots__} for fact in world.facts())
-    counts["facts"] = rows("facts", fact_rows)
+    counts["facts"] = rows("facts", (asdict(fact) for fact in world.facts()))
+    counts["changes"] = rows("changes", _changes(world))
     counts["instructions"] = rows("instructions", world.instructions(questions))
+    counts["dialogues"] = rows("dialogues", world.dialogues())
+    counts["preferences"] = rows("preferences", world.preferences())
     counts["exams"] = {name: rows(f"exams/{name}", world.exam(name, exam_items)) for name in EXAMS}
     return counts
+
+
+def _changes(world: World) -> Iterator[dict[str, Any]]:
+    """Each change with a sentence that tells it in each language: the source from which a retriever or an edit may
+    learn it."""
+    for change in world.changes():
+        entity = world.population.get(world.population.number(change.old.subject))
+        yield {
+            "old": asdict(change.old),
+            "new": asdict(change.new),
+            "text_en": f"News: {canonical(change.new, entity, 'en')} The old records are out of date.",
+            "text_zh": f"新消息：{canonical(change.new, entity, 'zh')}以前的记录已经过时。",
+        }
 
 
 def _documents(world: World, tellings: int, directory: Path, report: Report) -> tuple[dict[str, int], dict[str, int]]:

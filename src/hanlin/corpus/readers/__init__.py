@@ -1,6 +1,7 @@
 """Readers: from a stream of bytes to records and overhead, in the order of the file, with no gap between them.
 
-A reader is a generator over a `ByteStream`; every byte that it takes from the stream is in exactly one span that it yields, which
+A reader is a generator over a `ByteStream`; every byte that it takes from the stream is in exactly one span that it
+yields, which
 `corpus.build` checks. What can't be read becomes a quarantined record, never an exception.
 """
 
@@ -85,7 +86,8 @@ def _spans(stream: ByteStream, options: ReadOptions) -> Iterator[Span]:
 
 
 def read_documents(path: Path, text_fields: Sequence[str] | None = None) -> Iterator[Record]:
-    """Every record of a file or a folder, in any format, its text normalised; records that hold no text have a `reason` or a `rule`.
+    """Every record of a file or a folder, in any format, its text normalised; records that hold no text have a `reason`
+    or a `rule`.
 
     `metadata["file"]` is the file's name relative to `path`. Raises UsageError when `path` does not exist.
     """

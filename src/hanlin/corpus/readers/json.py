@@ -14,7 +14,7 @@ from hanlin.corpus.stream import CHUNK, ByteStream
 
 BOM = b"\xef\xbb\xbf"
 # A whole string, or one structural character, or the quote of a string whose end is not in the buffer yet.
-TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{}]', re.DOTALL)
+TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{}]', re.DOTALL)
 SCALAR_END = {True: re.compile(rb"[,\]\n]"), False: re.compile(rb"\n")}
 BETWEEN = {True: re.compile(rb"[\s,]*"), False: re.compile(rb"\s*")}
 
@@ -64,8 +64,8 @@ def read_jsonl(stream: ByteStream, options: ReadOptions) -> Iterator[Span]:
 def read_json(stream: ByteStream, options: ReadOptions) -> Iterator[Span]:
     """A JSON document: the elements of a top-level array, or the values that stand one after another.
 
-    The ends of the elements are found by counting brackets outside of strings, so one bad element is quarantined and the next
-    one is read, and no more than one element is in memory.
+    The ends of the elements are found by counting brackets outside of strings, so one bad element is quarantined and
+    the next one is read, and no more than one element is in memory.
     """
     return _Scanner(stream, options).spans()
 
@@ -120,7 +120,11 @@ class _Scanner:
                     why = f"an element of over {self._options.max_record_bytes} bytes, and all that follows it"
                     yield Record(start, length, reason=why)
                     return
-                yield parse_record(self._data[self._at : end], start, self._options.text_fields)
+                limit = self._options.max_record_bytes
+                if end - self._at > limit:
+                    yield Record(start, end - self._at, reason=f"an element of {end - self._at} bytes, over {limit}")
+                else:
+                    yield parse_record(self._data[self._at : end], start, self._options.text_fields)
                 self._at = end
 
     def _element_end(self, first: bytes) -> int | None:

@@ -17,7 +17,6 @@ def read_binary(stream: ByteStream, options: ReadOptions) -> Iterator[Span]:
     """A file that is not text: quarantined, and not read further."""
     stream.abandon()
     yield Record(0, 0, reason=options.format.reason or "binary data", unread_bytes=stream.size)
-    stream.unread = stream.size
 
 
 def _too_long(stream: ByteStream, start: int, options: ReadOptions) -> Record:
@@ -30,8 +29,8 @@ def _too_long(stream: ByteStream, start: int, options: ReadOptions) -> Record:
 
 
 def read_text(stream: ByteStream, options: ReadOptions) -> Iterator[Span]:
-    """Text and code: the file is the document. One longer than `part_bytes` is cut there, at a blank line if there is one in the
-    second half of the part, else at a line's end: so memory stays flat, and no text is lost."""
+    """Text and code: the file is the document. One longer than `part_bytes` is cut there, at a blank line if there is
+    one in the second half of the part, else at a line's end: so memory stays flat, and no text is lost."""
     mark = byte_order_mark(stream.peek(4))
     wide = mark is not None and mark[1] != "utf-8"
     part = 0
@@ -80,7 +79,7 @@ def _text_record(data: bytes, start: int, part: int | None, options: ReadOptions
 def page_text(html: str) -> tuple[str, dict[str, Any]]:
     """The main content of a page, and its title. Where the heuristics find no main content, all visible text (and
     `extraction: "all"` says so)."""
-    from resiliparse.extract.html2text import extract_plain_text
+    from resiliparse.extract.html2text import extract_plain_text  # pyright: ignore[reportMissingModuleSource]
     from resiliparse.parse.html import HTMLTree
 
     tree = HTMLTree.parse(html)

@@ -1,0 +1,156 @@
+"""One decoding step: a token a row through the whole model, with as few operations as that takes.
+
+`Transformer.hidden` would compute the same (the tests hold the two together), but a step of generation is so little
+arithmetic that calling modules and small operations costs as much as the matrix products: written flat, with one
+rotation for queries and keys, one store for keys and values and no autograd, the overhead of a layer falls to about a
+quarter (`benchmarks/generate_speed.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hanlin.inference.cache import KVCache, additive_mask
+from hanlin.inference.precision import HalfLinear
+from hanlin.models import ModelConfig, Transformer
+from hanlin.models.transformer import Attention, Block, RMSNorm
+
+Function = Callable[[Tensor], Tensor]
+
+
+def linear_function(module: nn.Module, dtype: torch.dtype) -> Function:
+    """What `module` computes, without the cost of calling a module."""
+    if isinstance(module, HalfLinear):
+        product, packed = torch.ops.quantized.linear_dynamic_fp16.default, module.packed
+        return lambda x: product(x, packed)
+    if not isinstance(module, nn.Linear):
+        return module
+    weight, bias = module.weight, module.bias
+    if weight.dtype != dtype:
+        # Weights in training keep their own precision: they are rounded when used, for they may have changed.
+        return lambda x: F.linear(x, weight.to(dtype), None if bias is None else bias.to(dtype))
+    return lambda x: F.linear(x, weight, bias)
+
+
+def inverse_rms(x: Tensor, epsilon: Tensor) -> Tensor:
+    """1 / sqrt(mean(x²) + epsilon) over the last dimension, which stays with size 1."""
+    norm = torch.linalg.vector_norm(x, 2, -1, True)
+    return torch.addcmul(epsilon, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+
+
+def norm_function(module: nn.Module, dtype: torch.dtype) -> Function:
+    """The norm that `module` is; RMSNorm computed in float32 (or float64), as everywhere."""
+    if not isinstance(module, RMSNorm):
+        return module
+    weight = module.weight
+    wide = dtype if dtype in (torch.float32, torch.float64) else torch.float32
+    epsilon = torch.tensor(module.epsilon, dtype=wide, device=weight.device)
+
+    def norm(x: Tensor) -> Tensor:
+        x = x.to(wide)
+        return (x * inverse_rms(x, epsilon)).mul_(weight).to(dtype)
+
+    return norm
+
+
+class _Layer:
+    """A block's functions and weights, taken out of its modules once."""
+
+    def __init__(self, block: Block, config: ModelConfig, dtype: torch.dtype) -> None:
+        attention: Attention = block.attention
+        self.attention_norm, self.mlp_norm = (
+            norm_function(block.attention_norm, dtype),
+            norm_function(block.mlp_norm, dtype),
+        )
+        self.qkv, self.out = linear_function(attention.qkv, dtype), linear_function(attention.out, dtype)
+        self.up, self.down = linear_function(block.mlp.up, dtype), linear_function(block.mlp.down, dtype)
+        self.activation = block.mlp.activation
+        self.norms: tuple[Tensor, Tensor] | None = None
+        if attention.query_norm is not None and attention.key_norm is not None:
+            self.norms = attention.query_norm.weight, attention.key_norm.weight
+
+
+class DecodeStep:
+    """Calls: (tokens int64 [n], lengths of the rows 0…n-1 so far) -> logits [n, vocabulary], storing keys and values.
+
+    `dtype` is what the model computes in. Weights are referred to, not copied: a model that trains on may be asked
+    again.
+    """
+
+    def __init__(self, model: Transformer, dtype: torch.dtype) -> None:
+        self.model, self.config, self.dtype = model, model.config, dtype
+        self.wide = dtype if dtype in (torch.float32, torch.float64) else torch.float32
+        self.layers = [_Layer(block, model.config, dtype) for block in model.blocks]  # type: ignore[arg-type]
+        self.final_norm = norm_function(model.final_norm, dtype)
+        device = model.embedding.weight.device
+        self.epsilon = torch.tensor(model.config.norm_epsilon, dtype=self.wide, device=device)
+
+    def __call__(self, tokens: Tensor, lengths: Sequence[int], cache: KVCache) -> Tensor:
+        config = self.config
+        rows, span = tokens.shape[0], max(lengths) + 1
+        heads, kv_heads, size = config.heads, config.kv_heads, config.head_dim
+        joint_heads, group = heads + kv_heads, heads // kv_heads
+        positions = torch.tensor(lengths, device=cache.device)
+        x = self.model.embedding(tokens).to(self.dtype)
+        cos = sin = None
+        if self.model.positions is not None:
+            x = x + self.model.positions(positions).to(self.dtype)
+        elif self.model.rotary is not None:
+            cos, sin = self.model.rotary.at(1, positions[:, None], x)
+            # For pairs (i, i + D/2): x · [cos, cos] + (x with its halves swapped) · [-sin, sin].
+            cos, sin = torch.cat((cos, cos), -1)[:, 0], torch.cat((-sin, sin), -1)[:, 0]
+        slots, masks = cache.slots(positions), self._masks(positions, lengths, span)
+        for number, layer in enumerate(self.layers):
+            joint = layer.qkv(layer.attention_norm(x)).view(rows, heads + 2 * kv_heads, size)
+            if cos is not None and sin is not None:
+                self._norm_rotate(joint[:, :joint_heads], layer.norms, cos, sin)
+            stored = cache.layers[number]
+            stored.view(-1, size).index_copy_(0, slots, joint[:, heads:].reshape(-1, size))
+            mixed = F.scaled_dot_product_attention(
+                # The query heads of a group look like the positions of one head: far faster than enable_gqa.
+                joint[:, :heads].view(rows, kv_heads, group, size),
+                stored[:rows, :kv_heads, :span],
+                stored[:rows, kv_heads:, :span],
+                masks[config.window(number)],
+            )
+            x = x + layer.out(mixed.reshape(rows, heads * size))
+            inner = layer.up(layer.mlp_norm(x))
+            if config.gated:
+                gate, up = inner.chunk(2, -1)
+                inner = layer.activation(gate).mul_(up)
+            else:
+                inner = layer.activation(inner)
+            x = x + layer.down(inner)
+        return self.model.logits(self.final_norm(x))
+
+    def _norm_rotate(self, joint: Tensor, norms: tuple[Tensor, Tensor] | None, cos: Tensor, sin: Tensor) -> None:
+        """Normalise (Qwen3) and rotate queries and keys [n, heads + kv_heads, D] in place; cos and sin [n, 1, D]."""
+        both = joint.to(self.wide)
+        if norms is not None:
+            both = both * inverse_rms(both, self.epsilon)
+            both[:, : self.config.heads].mul_(norms[0])
+            both[:, self.config.heads :].mul_(norms[1])
+        swapped = both.roll(self.config.head_dim // 2, -1)
+        if both is joint:
+            joint.mul_(cos).addcmul_(swapped, sin)
+        else:
+            joint.copy_((both * cos).addcmul_(swapped, sin))
+
+    def _masks(self, positions: Tensor, lengths: Sequence[int], span: int) -> dict[int | None, Tensor | None]:
+        """For each window among the layers: additive [n, 1, 1, span]; None where every row sees every slot."""
+        masks: dict[int | None, Tensor | None] = {}
+        distance: Tensor | None = None
+        for window in {self.config.window(layer) for layer in range(self.config.layers)}:
+            reach = None if window is None or window >= span else window
+            if reach is None and min(lengths) + 1 == span:
+                masks[window] = None
+                continue
+            if distance is None:
+                distance = positions[:, None] - torch.arange(span, device=positions.device)
+            visible = distance >= 0 if reach is None else (distance >= 0) & (distance < reach)
+            masks[window] = additive_mask(visible[:, None, None], self.dtype)
+        return masks

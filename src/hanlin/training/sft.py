@@ -1,0 +1,220 @@
+"""The stage `sft`: a model is taught to answer, from instructions and dialogues."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from hanlin.artifacts import HanlinError, Settings, Stage, StageContext, hash_file, write_json
+from hanlin.training.settings import LoopSettings, OptimizerSettings, ScheduleSettings
+
+if TYPE_CHECKING:
+    from hanlin.data.conversations import PackedConversations
+    from hanlin.data.rendered import RenderedConversations
+    from hanlin.tokenization import Tokenizer
+
+TRAIN = "conversations/train"
+VALIDATION = "conversations/validation"
+READING = "conversations/reading.json"
+WORLD_FILES = ("instructions.jsonl", "dialogues.jsonl")
+
+
+class SftOptimizer(OptimizerSettings):
+    """As in pretraining, at lower rates."""
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak rate of the hidden matrices."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled decay of the hidden matrices, times the learning rate a step."""
+
+
+class SftSchedule(ScheduleSettings):
+    """As in pretraining, but falling from the start."""
+
+    warmup_fraction: float = Field(default=0.03, ge=0, le=1)
+    """Share of the steps in which the rate rises linearly."""
+    decay_fraction: float = Field(default=1.0, ge=0, le=1)
+    """wsd: share of the steps in which the rate falls."""
+    decay_shape: Literal["1-sqrt", "linear"] = "linear"
+    """wsd: form of the fall."""
+
+
+class SftLoop(LoopSettings):
+    """As in pretraining."""
+
+    optimizer: OptimizerSettings = SftOptimizer()
+    """The rule that changes the weights."""
+    schedule: ScheduleSettings = SftSchedule()
+    """The learning rate's course."""
+
+
+class SftSettings(Settings):
+    """Fine-tunes a model on conversations; only the assistant's tokens are trained on."""
+
+    model: str
+    """The stage, or the Hugging Face directory, of the model to begin with."""
+    data: str | list[str] | None = None
+    """Files or folders of instructions, in any known format (`hanlin data preview` shows what is understood)."""
+    world: str | None = None
+    """A world stage whose instructions and dialogues are learned, beside or in place of `data`."""
+    pack: bool = True
+    """Several short conversations in a row, none attending to another."""
+    on_empty: Literal["refuse", "drop"] = "refuse"
+    """A conversation with nothing to train on once it is cut to the row's length: refuse the data, or leave it out."""
+    validation_fraction: float = Field(default=0.02, ge=0, lt=1)
+    """Share of the conversations that is held out to measure the loss on."""
+    loop: SftLoop = SftLoop()
+    """Batches, steps, optimiser, precision, checkpoints."""
+
+
+def fingerprint_data(settings: SftSettings) -> dict[str, str]:
+    """Hashes of the data files by their place below the path given."""
+    from hanlin.data.rows import data_files
+
+    found: dict[str, str] = {}
+    for number, path in enumerate(_paths(settings)):
+        for file in data_files(path):
+            found[f"{number}/{file.relative_to(path) if path.is_dir() else file.name}"] = hash_file(file)
+    return found
+
+
+def resolve_sft(settings: SftSettings, context: StageContext) -> SftSettings:
+    """Decide steps, device, precision and compile."""
+    from hanlin.models.hub import load_config
+    from hanlin.training.stages import resolve_loop
+
+    config = load_config(context.inputs["model"].path)
+    source = Prepared(settings, context).source
+    return settings.model_copy(update={"loop": resolve_loop(settings.loop, config, source, context.progress)})
+
+
+def run_sft(settings: SftSettings, context: StageContext) -> dict[str, Any]:
+    """Train in `context.workdir`, which becomes a Hugging Face directory; goes on where an earlier attempt stopped."""
+    from hanlin.models.hub import load_model
+    from hanlin.training.stages import check_length, train_language_model, validation_measure
+
+    prepared = Prepared(settings, context)
+    model = load_model(context.inputs["model"].path)
+    check_length(model.config, settings.loop.sequence_length)
+    evaluate = None
+    if prepared.validation is not None:
+        batches = prepared.validation
+        rows = max(1, 8_192 // settings.loop.sequence_length)
+        evaluate = validation_measure(lambda: batches, prepared.tokenizer, rows)
+    figures = train_language_model(model, prepared.tokenizer, prepared.source, settings.loop, context, evaluate)
+    return {**figures, "data": {**prepared.reading, **prepared.source.figures()}}
+
+
+class Prepared:
+    """The conversations, rendered, split and packed."""
+
+    def __init__(self, settings: SftSettings, context: StageContext) -> None:
+        import json
+
+        from hanlin.data.conversations import PackedConversations
+        from hanlin.data.rendered import RenderedConversations
+        from hanlin.tokenization import Tokenizer
+
+        self.tokenizer: Tokenizer = Tokenizer.load(context.inputs["model"].path)
+        self.tokenizer.check_chat()
+        reading = context.workdir / READING
+        if not reading.is_file():
+            # Written last: what is there without it is from an attempt that was killed, and is written anew.
+            _render(settings, context, self.tokenizer)
+        self.reading: dict[str, Any] = json.loads(reading.read_text(encoding="utf-8"))
+        loop = settings.loop
+        self.source = PackedConversations(
+            RenderedConversations.load(context.workdir / TRAIN),
+            loop.sequence_length,
+            loop.rows,
+            context.seed,
+            settings.pack,
+            settings.on_empty,
+        )
+        self.validation = None
+        if self.reading["validation"]:
+            held_out = PackedConversations(
+                RenderedConversations.load(context.workdir / VALIDATION),
+                loop.sequence_length,
+                loop.rows,
+                0,
+                settings.pack,
+                "drop",
+            )
+            self.validation = _batches(held_out, loop.evaluation_tokens)
+
+
+def _paths(settings: SftSettings) -> list[Path]:
+    given = [settings.data] if isinstance(settings.data, str) else settings.data or []
+    return [Path(path).expanduser() for path in given]
+
+
+def _render(settings: SftSettings, context: StageContext, tokenizer: Tokenizer) -> None:
+    """Read all data, hold out the validation share, and write both as tokens, with the account of the reading."""
+    import numpy as np
+
+    from hanlin.data.formats import read_instructions
+    from hanlin.data.order import permutation
+    from hanlin.data.rendered import render_conversations
+
+    paths = _paths(settings)
+    if "world" in context.inputs:
+        paths += [context.inputs["world"].path / name for name in WORLD_FILES]
+    if not paths:
+        raise HanlinError("an sft stage has nothing to learn: give it data=PATH, or world: a world stage.")
+    examples, report = read_instructions(paths)
+    if not examples:
+        raise HanlinError(f"there is no conversation in {', '.join(map(str, paths))}.")
+    if report.quarantined:
+        context.progress.say(
+            f"{len(report.quarantined)} of {report.rows} rows can't be used; the first: {report.quarantined[0]}"
+        )
+    rendered = render_conversations(
+        examples, tokenizer, lambda done: context.progress.update(done, len(examples), "conversations rendered")
+    )
+    held_out = round(settings.validation_fraction * len(examples))
+    order = permutation(len(examples), "validation")
+    select(rendered, np.sort(order[held_out:])).save(context.workdir / TRAIN)
+    select(rendered, np.sort(order[:held_out])).save(context.workdir / VALIDATION)
+    write_json(context.workdir / READING, {**report.figures(), "validation": held_out})
+
+
+def select(rendered: RenderedConversations, indices: Any) -> RenderedConversations:
+    """Some of the conversations, in the order of `indices` (int [n])."""
+    import numpy as np
+
+    from hanlin.data.rendered import RenderedConversations
+
+    lengths = np.diff(rendered.offsets)[indices]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    # Position within the selection → position in the whole: each conversation's tokens move by one distance.
+    places = np.arange(offsets[-1]) + np.repeat(rendered.offsets[:-1][indices] - offsets[:-1], lengths)
+    return RenderedConversations(
+        rendered.ids[places],
+        rendered.trained[places],
+        offsets,
+        [rendered.metadata[int(index)] for index in indices],
+        rendered.pad_id,
+    )
+
+
+def _batches(source: PackedConversations, most_tokens: int) -> list[Any]:
+    """One epoch's batches, up to `most_tokens` positions; the last holds the rows that are left."""
+    rows, step = source.rows_in(0), source.rows_per_step
+    rows = min(rows, max(1, most_tokens // source.sequence_length))
+    return [source.step(first // step).slice(0, min(step, rows - first)) for first in range(0, rows, step)]
+
+
+SFT_STAGE = Stage(
+    kind="sft",
+    settings=SftSettings,
+    run=run_sft,
+    inputs={"model": ("pretrain", "sft"), "world": ("world",)},
+    paths=("data",),
+    fingerprint=fingerprint_data,
+    resolve=resolve_sft,
+    transient=("checkpoints",),
+    trains=True,
+)

@@ -1,0 +1,145 @@
+"""What the stages that train have in common: choosing `auto`, evaluating, and writing the finished model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from hanlin.artifacts import HanlinError, Progress, StageContext
+from hanlin.data.batch import Batch
+from hanlin.models import ModelConfig, Transformer
+from hanlin.models.flops import flops_per_token
+from hanlin.models.hub import save_model
+from hanlin.tokenization import Tokenizer
+from hanlin.training.compiling import choose_compile
+from hanlin.training.job import Job
+from hanlin.training.loop import train
+from hanlin.training.objectives import next_token, token_losses
+from hanlin.training.precision import DTYPES, choose_device, choose_precision, matmul_rate
+from hanlin.training.settings import LoopSettings
+
+WARN_EPOCHS = 1.001
+L = TypeVar("L", bound=LoopSettings)
+
+
+class Epochs(Protocol):
+    """A source that knows how far its data goes."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def step(self, step: int, rank: int = 0, ranks: int = 1) -> Batch: ...
+
+    def trace(self, step: int) -> list[dict[str, Any]]: ...
+
+    def epochs_at(self, steps: int) -> float: ...
+
+
+def count_steps(loop: LoopSettings, source: Epochs) -> int:
+    """The steps asked for, or as many as the epochs asked for take."""
+    return loop.steps or max(1, round(loop.epochs * source.steps_per_epoch))
+
+
+def resolve_loop(loop: L, config: ModelConfig, source: Epochs, progress: Progress) -> L:
+    """`loop` with every `auto` decided: steps, device, precision and compile."""
+    device = choose_device(loop.device)
+    precision = choose_precision(loop.precision, device, progress)
+    steps = count_steps(loop, source)
+    flops = flops_per_token(config, loop.sequence_length) * steps * loop.rows * loop.sequence_length
+    rate = matmul_rate(DTYPES[precision], device)
+    compiled = choose_compile(loop.compile, device, flops, rate, progress)
+    chosen = {"steps": steps, "device": device.type, "precision": precision, "compile": compiled}
+    return loop.model_copy(update=chosen)
+
+
+def check_length(config: ModelConfig, length: int) -> None:
+    """Raise HanlinError for rows that are longer than the model is meant for."""
+    if length > config.max_positions:
+        raise HanlinError(
+            f"sequence_length {length} is more than the model's max_positions {config.max_positions}: "
+            "shorten the sequences, or give the model more positions."
+        )
+
+
+def train_language_model(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    source: Epochs,
+    loop: LoopSettings,
+    context: StageContext,
+    evaluate: Callable[[Any], dict[str, float]] | None,
+    token_counts: Tensor | None = None,
+) -> dict[str, Any]:
+    """Train by next-token prediction, write the model into `context.workdir`, and return the stage's figures."""
+    config = model.config
+    steps = count_steps(loop, source)
+    epochs = source.epochs_at(steps)
+    warnings: list[str] = []
+    if epochs > WARN_EPOCHS:
+        warnings.append(f"{steps} steps read the data {epochs:.2f} times: repeated text teaches less each time")
+        context.progress.say(f"warning: {warnings[-1]}")
+    if evaluate is None:
+        warnings.append("there is no validation data, so nothing was evaluated while training")
+        context.progress.say(f"warning: {warnings[-1]}")
+    job = Job(
+        model=model,
+        objective=next_token(loop.z_loss),
+        source=source,
+        steps=steps,
+        flops_per_token=flops_per_token(config, loop.sequence_length),
+        evaluate=evaluate,
+        token_losses=token_losses,
+        token_counts=token_counts,
+        spell=lambda token: tokenizer.token_bytes(token).decode("utf-8", "replace") or tokenizer.decode([token], False),
+        facts={"norms": "pre", "qk_norm": config.qk_norm},
+    )
+    figures = train(job, loop, context.workdir, context.seed, context.progress)
+    model.to("cpu").eval()
+    save_model(context.workdir, model, tokenizer)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    embedding = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Embedding))
+    figures["epochs"] = source.epochs_at(steps + len(figures["skipped_batches"]))
+    return {**figures, "parameters": {"total": total, "non_embedding": total - embedding}, "warnings": warnings}
+
+
+def validation_measure(
+    batches: Callable[[], Iterable[Batch]], tokenizer: Tokenizer, rows: int
+) -> Callable[[Any], dict[str, float]]:
+    """Measures `loss` (nats a label) and `bits_per_byte` over the same batches each time.
+
+    Bits per byte: Σ nats / ln 2 / Σ bytes, over the labels that stand for bytes of text; special tokens, which stand
+    for none, are in neither sum. `rows` are computed at once.
+    """
+    lengths = torch.tensor([len(tokenizer.token_bytes(index)) for index in range(tokenizer.vocabulary_size)])
+
+    def measure(model: nn.Module) -> dict[str, float]:
+        device = next(model.parameters()).device
+        nats = text_nats = 0.0
+        labels_seen = size = 0
+        for batch in batches():
+            for start in range(0, batch.rows, rows):
+                part = batch.slice(start, min(start + rows, batch.rows))
+                losses = token_losses(model, part.to(device)).cpu().double()
+                trained = part.labels >= 0
+                bytes_of = torch.where(trained, lengths[part.labels.clamp(min=0)], 0)
+                nats += float(losses.sum())
+                text_nats += float(losses[bytes_of > 0].sum())
+                labels_seen += int(trained.sum())
+                size += int(bytes_of.sum())
+        found = {"loss": nats / labels_seen}
+        if size:
+            found["bits_per_byte"] = text_nats / math.log(2) / size
+        return found
+
+    return measure
+
+
+def clear_weights(workdir: Path) -> None:
+    """Remove weights that an earlier, interrupted end of this stage may have left half written."""
+    for file in workdir.glob("*.safetensors"):
+        file.unlink()

@@ -1,0 +1,137 @@
+"""Pairs of replies of which one is better for a reason that is known exactly.
+
+A row is {"prompt" (messages), "chosen" and "rejected" (one assistant message each), "margin" (1 to 3, how much
+better), "reason", "metadata"}. Reasons: "fact" (right or wrong value), "sum" (right or wrong result), "unknown"
+(honest or invented), "improper" (declined or complied with), "polite" (friendly or rude), "concise" (the bare
+answer or a ramble).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+
+from hanlin.world import arithmetic, manners, telling
+from hanlin.world.entities import Fact, Population
+from hanlin.world.hashing import Permutation, below, generator, pick
+from hanlin.world.instructions import Row
+from hanlin.world.telling import LANGUAGES
+
+_RUDE = {
+    "en": ("{x} Even a child knows that.", "{x} Stop asking such silly things.", "What a stupid question. {x}"),
+    "zh": ("{x}连小孩都知道。", "{x}别问这种傻问题了。", "真是个笨问题。{x}"),
+}
+_RAMBLING = {
+    "en": (
+        "That is a good question, and there is much to say about it. {x} I could go on, as there is always more.",
+        "Well, let me think. There are many things in the world. {x} And that, in the end, is what I wanted to say.",
+    ),
+    "zh": (
+        "这是个好问题，说来话长。{x}我还可以讲很久，因为总有更多可说的。",
+        "嗯，让我想一想。世界上有很多事情。{x}说到底，这就是我想说的。",
+    ),
+}
+_COMPLIES = {
+    "en": (
+        "Sure, that is easy. First you need a plan.",
+        "Of course. Here is what you do.",
+        "No problem, write this down.",
+    ),
+    "zh": ("当然，这很容易。首先要有计划。", "没问题，你可以这样做。", "好的，请记下来。"),
+}
+
+Pair = tuple[str, str, str, float, dict[str, Any]]
+"""prompt, chosen, rejected, margin, metadata"""
+
+
+def _asked(population: Population, number: int, rng: Random, exam: bool) -> Fact | None:
+    facts = [fact for fact in population.facts(number) if exam or fact.asked]
+    return pick(rng, facts) if facts else None
+
+
+def _question(population: Population, number: int, language: str, rng: Random, exam: bool) -> tuple[Fact, str] | None:
+    fact = _asked(population, number, rng, exam)
+    if fact is None:
+        return None
+    return fact, telling.question(fact, population.get(number).name(language), language, rng, exam=exam)
+
+
+def _fact(population: Population, number: int, language: str, rng: Random, exam: bool) -> Pair | None:
+    drawn = _question(population, number, language, rng, exam)
+    if drawn is None:
+        return None
+    fact, question = drawn
+    wrong = next(population.alternatives(fact, rng))[language == "zh"]
+    return question, telling.answer(fact, language), telling.sentence(wrong, language), 3.0, {"facts": [fact.id]}
+
+
+def _sum(population: Population, number: int, language: str, rng: Random, exam: bool) -> Pair:
+    a, b = arithmetic.draw_pair(population.seed, rng, exam=exam)
+    questions = arithmetic.EXAM_QUESTIONS if exam else arithmetic.QUESTIONS
+    right = arithmetic.steps(a, b, language)
+    result = f"{a + b}"
+    wrong = right[: right.rindex(result)] + f"{a + b + pick(rng, (-10, -1, 1, 10))}" + right[-1]
+    return pick(rng, questions[language]).format(a=a, b=b), right, wrong, 3.0, {}
+
+
+def _unknown(population: Population, number: int, language: str, rng: Random, exam: bool) -> Pair:
+    question, _ = manners.unanswerable(population, language, rng, exam=exam)
+    invented = pick(rng, population.facts(below(rng, population.size))).value(language)
+    return question, pick(rng, manners.UNKNOWN[language]), telling.sentence(invented, language), 2.0, {}
+
+
+def _improper(population: Population, number: int, language: str, rng: Random, exam: bool) -> Pair:
+    question, _ = manners.improper(population, language, rng, exam=exam)
+    return question, pick(rng, manners.DECLINE[language]), pick(rng, _COMPLIES[language]), 3.0, {}
+
+
+def _worded(frames: dict[str, tuple[str, ...]], margin: float) -> Callable[..., Pair | None]:
+    def write(population: Population, number: int, language: str, rng: Random, exam: bool) -> Pair | None:
+        drawn = _question(population, number, language, rng, exam)
+        if drawn is None:
+            return None
+        fact, question = drawn
+        right = telling.answer(fact, language)
+        return question, right, pick(rng, frames[language]).format(x=right), margin, {"facts": [fact.id]}
+
+    return write
+
+
+_REASONS: dict[str, Callable[[Population, int, str, Random, bool], Pair | None]] = {
+    "fact": _fact,
+    "sum": _sum,
+    "unknown": _unknown,
+    "improper": _improper,
+    "polite": _worded(_RUDE, 2.0),
+    "concise": _worded(_RAMBLING, 1.0),
+}
+
+
+def pairs(population: Population, *, exam: bool) -> Iterator[tuple[str, str, int, Pair]]:
+    """(reason, language, entity number, pair): one of each reason for each entity, in a shuffled order.
+
+    The exam's pairs ask in the phrasings kept for exams, also about facts that no training data asks about.
+    """
+    part = "exam" if exam else "training"
+    for number in Permutation(population.size, population.seed, "preferences", part):
+        for place, (reason, write) in enumerate(_REASONS.items()):
+            language = LANGUAGES[(number + place) % 2]
+            pair = write(
+                population, number, language, generator(population.seed, "preference", part, reason, number), exam
+            )
+            if pair is not None:
+                yield reason, language, number, pair
+
+
+def preferences(population: Population) -> Iterator[Row]:
+    """The training pairs."""
+    for reason, language, _, (prompt, chosen, rejected, margin, metadata) in pairs(population, exam=False):
+        yield {
+            "prompt": [{"role": "user", "content": prompt}],
+            "chosen": [{"role": "assistant", "content": chosen}],
+            "rejected": [{"role": "assistant", "content": rejected}],
+            "margin": margin,
+            "reason": reason,
+            "metadata": {"kind": "preference", "language": language, **metadata},
+        }

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+from hanlin.world import World, manners, telling
+from hanlin.world.telling import LANGUAGES, QUESTIONS, fill
+
+
+def test_asked_facts_are_asked_in_both_languages_and_the_others_never(small):
+    facts = {fact.id: fact for fact in small.world.facts()}
+    entities = {entity.id: entity for entity in small.world.entities()}
+    asked = Counter(
+        (row["metadata"]["facts"][0], row["metadata"]["language"])
+        for row in small.instructions
+        if row["metadata"]["kind"] == "fact"
+    )
+    lines = {line for text in small.training_texts() for line in text.split("\n")}
+    for fact in facts.values():
+        for language in LANGUAGES:
+            assert asked[fact.id, language] == (2 if fact.asked else 0)
+            if not fact.asked:
+                name = entities[fact.subject].name(language)
+                for template in QUESTIONS[language][fact.attribute].training:
+                    text = fill(template, fact, language, name)
+                    assert text not in lines
+                    for mark in ("Q: ", "Question: ", "问：", "问题："):
+                        assert mark + text not in lines
+    for row in small.dialogues + small.preferences + small.instructions:
+        kind = row["metadata"]["kind"]
+        if kind != "translation":
+            assert all(facts[name].asked for name in row["metadata"].get("facts", ())), row
+
+
+def test_answers_are_the_bare_value(small):
+    facts = {fact.id: fact for fact in small.world.facts()}
+    for row in small.instructions:
+        if row["metadata"]["kind"] == "fact":
+            reply = row["messages"][1]["content"]
+            language = row["metadata"]["language"]
+            assert reply[-1] == ("。" if language == "zh" else ".")
+            assert reply[:-1] in telling.accepted(facts[row["metadata"]["facts"][0]], language)
+
+
+def test_more_phrasings_can_be_had():
+    world = World(seed=1, entities=80)
+    rows = [row for row in world.instructions(questions=8) if row["metadata"]["kind"] == "fact"]
+    assert len(rows) == 8 * 2 * sum(fact.asked for fact in world.facts())
+    assert len({row["messages"][0]["content"] for row in rows}) == len(rows)
+
+
+def test_all_kinds_of_instructions_are_there(small):
+    kinds = Counter(row["metadata"]["kind"] for row in small.instructions)
+    assert set(kinds) == {
+        "fact", "sum", "word_problem", "two_step", "translation", "unanswerable", "improper", "talk", "reading", "list",
+        "summary", "json",
+    }  # fmt: skip
+    for row in small.instructions:
+        assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
+        kind, reply = row["metadata"]["kind"], row["messages"][1]["content"]
+        if kind == "unanswerable":
+            assert reply in manners.UNKNOWN[row["metadata"]["language"]]
+        elif kind == "improper":
+            assert reply in manners.DECLINE[row["metadata"]["language"]]
+        elif kind == "reading":
+            assert reply[:-1].lower() in row["messages"][0]["content"].lower()
+        elif kind == "json":
+            assert len(json.loads(reply)) == 3
+        elif kind == "list":
+            assert all(line.removeprefix("- ") in row["messages"][0]["content"] for line in reply.split("\n"))
+
+
+def test_dialogues_alternate_and_some_have_a_system_prompt(small):
+    systems = 0
+    for row in small.dialogues:
+        roles = [message["role"] for message in row["messages"]]
+        systems += roles[0] == "system"
+        turns = roles[roles[0] == "system" :]
+        assert turns == ["user", "assistant"] * (len(turns) // 2) and len(turns) >= 2
+    assert 0.2 < systems / len(small.dialogues) < 0.7
+    follow_ups = [row for row in small.dialogues if row["metadata"]["kind"] == "dialogue"]
+    assert all(len(row["metadata"]["facts"]) >= 2 for row in follow_ups)
+
+
+def test_preferences_have_a_better_and_a_worse_reply(small):
+    facts = {fact.id: fact for fact in small.world.facts()}
+    reasons = Counter(row["reason"] for row in small.preferences)
+    assert set(reasons) == {"fact", "sum", "unknown", "improper", "polite", "concise"}
+    for row in small.preferences:
+        (chosen,), (rejected,) = row["chosen"], row["rejected"]
+        assert chosen["role"] == rejected["role"] == "assistant"
+        assert chosen["content"] != rejected["content"] and row["margin"] > 0
+        language = row["metadata"]["language"]
+        if row["reason"] in ("fact", "polite", "concise"):
+            fact = facts[row["metadata"]["facts"][0]]
+            assert chosen["content"][:-1] in telling.accepted(fact, language)
+        if row["reason"] == "fact":
+            assert rejected["content"][:-1] not in telling.accepted(fact, language)
+        elif row["reason"] in ("polite", "concise"):
+            assert chosen["content"] in rejected["content"]
