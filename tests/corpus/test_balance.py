@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hanlin.artifacts import HanlinError
-from tests.corpus.helpers import build, documents, files, ledger
-from tests.corpus.test_formats import FILES, PAGE, arc, http, warc
+
+from .helpers import build, documents, files, ledger
+from .test_formats import FILES, PAGE, arc, http, warc
 
 WORD = st.sampled_from(
     ["river ", "月亮", "\n", "\r\n", '"', "\\", "{", "}", "[", "]", ",", "\t", " ", "é", "12", "WARC/1.0\r\n"]
@@ -73,7 +74,7 @@ def _damaged(data: bytes, how: str, at: int, new: bytes) -> bytes:
     return data[:at] + new + data[at:] if how == "insert" else data
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(FILE, min_size=1, max_size=6), st.sampled_from([1024, 64 << 20]))
 def test_every_byte_is_accounted_for(
     folder: list[tuple[tuple[str, bytes], str, tuple[str, int, bytes]]], limit: int

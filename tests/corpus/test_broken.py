@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from hanlin.corpus import iterate_documents
 from hanlin.corpus.stream import ByteStream
-from tests.corpus.helpers import TEXT, build, files, ledger, reasons, records, texts
-from tests.corpus.test_formats import PAGE, arc, arrow_file, arrow_stream, http, warc
+
+from .helpers import TEXT, build, files, ledger, reasons, records, texts
+from .test_formats import PAGE, arc, arrow_file, arrow_stream, http, warc
 
 LINES = [json.dumps({"text": f"{TEXT} {number}"}).encode() + b"\n" for number in range(400)]
 
@@ -89,6 +91,17 @@ def test_a_bad_line_does_not_stop_the_file(tmp_path: Path) -> None:
     assert [offset for offset, _ in found] == starts
     assert f"byte {starts[1] + 10} (0xff) is not UTF-8" in found[1][1]
     assert "fields: a" in found[4][1]
+
+
+def test_surrogates_that_are_no_text_do_not_stop_the_build(tmp_path: Path) -> None:
+    row = {"text": f"{TEXT} \ud800 \ud83d\ude00", "title": "\udfff", "metadata": {"\ud800": "\ud800"}}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + '\n{"\\ud800": 1}\n')
+    (tmp_path / "b.csv").write_bytes(b"a\xff\n1\n")
+    inputs = [str(tmp_path / "a.jsonl"), str(tmp_path / "b.csv")]
+    build(tmp_path, tmp_path / "out", inputs=inputs, max_unreadable_share=0.1)
+    assert [row["decision"] for row in ledger(tmp_path / "out")] == ["kept", "quarantined", "quarantined"]
+    (document,) = iterate_documents(tmp_path / "out", "train")
+    assert document.text == f"{TEXT} � 😀"
 
 
 def test_a_bad_element_does_not_stop_the_array(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from hanlin.artifacts import UsageError
 from hanlin.corpus import read_documents
 from hanlin.corpus.fields import NoTextError, object_text
 from hanlin.corpus.formats import find_format, stem
-from tests.corpus.helpers import TEXT, build, documents, files, records, texts
+
+from .helpers import TEXT, build, documents, files, records, texts
 
 PAGE = f"<!doctype html><html><head><title>Ada</title></head><body><main><p>{TEXT}</p></main></body></html>"
 ROWS = [{"text": TEXT}, {"text": "月亮出來了，湖邊沒有人。"}]

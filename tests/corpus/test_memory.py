@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 BUILD = """
-import resource, sys
+import sys
 from pathlib import Path
 from hanlin.artifacts import StageContext
 from hanlin.corpus.build import STAGE, CorpusSettings
 settings = CorpusSettings(inputs=sys.argv[1], validation_max_bytes=1 << 20)
 figures = STAGE.run(settings, StageContext(Path(sys.argv[2]), {}))
-print(figures["ledger"]["records"]["kept"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+# The peak of this program's own memory: ru_maxrss would count what the parent held before exec.
+memory = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(figures["ledger"]["records"]["kept"], int(memory.split()[1]) // 1024)
 """
 
 
@@ -31,7 +33,8 @@ def peak(source: Path, workdir: Path) -> tuple[int, int]:
     return int(kept), int(memory)
 
 
-@pytest.mark.parametrize("form", ["jsonl", "json.gz"])
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+@pytest.mark.parametrize("form", ["jsonl", pytest.param("json.gz", marks=pytest.mark.slow)])
 def test_five_times_the_input_takes_no_more_memory(tmp_path: Path, form: str) -> None:
     def write(path: Path, count: int) -> Path:
         texts = (f"{number} " + "The river was wide and slow. " * 330 for number in range(count))
@@ -42,8 +45,8 @@ def test_five_times_the_input_takes_no_more_memory(tmp_path: Path, form: str) ->
             path.write_bytes(gzip.compress(("[" + ",".join(rows) + "]").encode(), 1))
         return path
 
-    small_kept, small = peak(write(tmp_path / f"small.{form}", 1_500), tmp_path / "1")
-    large_kept, large = peak(write(tmp_path / f"large.{form}", 7_500), tmp_path / "2")
-    assert (small_kept, large_kept) == (1_500, 7_500)
-    # 58 MB more of input; both have filled a row group. What differs is what the allocators keep.
-    assert large - small < 30, (small, large)
+    small_kept, small = peak(write(tmp_path / f"small.{form}", 1_000), tmp_path / "1")
+    large_kept, large = peak(write(tmp_path / f"large.{form}", 5_000), tmp_path / "2")
+    assert (small_kept, large_kept) == (1_000, 5_000)
+    # 38 MB more of input; both have filled a row group. What differs is what the allocators keep.
+    assert large - small < 25, (small, large)

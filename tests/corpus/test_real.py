@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hanlin.corpus import iterate_documents
-from tests.corpus.helpers import build, files, ledger
+
+from .helpers import build, files, ledger
 
 CORPUS = Path(os.environ.get("HANLIN_CORPUS", Path(__file__).parents[2].parent / "shared/data/corpus"))
 pytestmark = pytest.mark.skipif(not CORPUS.is_dir(), reason="the real corpus is not here (HANLIN_CORPUS)")

@@ -49,7 +49,9 @@ HUGGING_FACE: dict[str, Any] = {
     "llama-dynamic": lambda: LlamaForCausalLM(
         LlamaConfig(**SMALL, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
     ),
-    "llama-biases": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True, hidden_act="gelu")),
+    "llama-biases": lambda: LlamaForCausalLM(
+        LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True, hidden_act="gelu")
+    ),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=9)),
     "mistral-full": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=None, head_dim=20)),
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT2_SHAPE)),

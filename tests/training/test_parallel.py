@@ -49,4 +49,4 @@ def test_two_processes_equal_one(tmp_path):
         assert (ranks[0][f"weight/{name}"] - parameter).abs().max() < 0.02, name
     # The record of the spike has the rows of both ranks.
     report = json.loads((folder / "spikes" / "40.json").read_text())
-    assert {entry["row"] for entry in report["standing_out"]} == {1, 6}
+    assert {entry["row"] for entry in report["standing_out"][:4]} == {1, 6}

@@ -19,9 +19,11 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).parents[2]
 
 
-def run(folder: Path, options: dict, kills: int, most: float = 0.6, seed: int = 0) -> tuple[Path, Path]:
+def run(
+    folder: Path, options: dict, kills: int, most: float = 0.6, seed: int = 0, module: str = "tests.training.toy"
+) -> tuple[Path, Path]:
     """Train in `whole` without a kill, and in `killed` with them."""
-    command = ["-m", "tests.training.killer", "tests.training.toy", str(folder), json.dumps(options)]
+    command = ["-m", "tests.training.killer", module, str(folder), json.dumps(options)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     done = subprocess.run(
         [sys.executable, *command, str(kills), "0.05", str(most), str(seed)],

@@ -109,14 +109,22 @@ def test_the_fall_of_the_loss_is_not_taken_for_noise():
     for step, noise in enumerate(torch.randn(64).tolist()):
         detector.accept(8.0 * 0.97**step + 0.03 * noise, 1.0)
     assert detector.judge(8.0 * 0.97**64 + 0.03, 1.0) is None
-    assert detector.judge(8.0 * 0.97**64 + 0.7, 1.0) is not None
+    assert detector.judge(8.0 * 0.97**64 + 1.1, 1.0) is not None
 
 
 def test_past_outliers_do_not_hide_new_ones():
     detector = Detector(SpikeSettings())
-    for value in [3.0, 3.02, 2.98, 3.01, 2.99, 9.0] * 10:
+    for value in [3.0, 3.02, 2.98, 3.01, 2.99, 3.4] * 10:
         detector.accept(value, 1.0)
     assert detector.judge(9.0, 1.0) is not None
+
+
+def test_a_long_tail_is_known_by_its_highest_rise():
+    detector = Detector(SpikeSettings())
+    for value in [3.0, 3.02, 2.98, 3.01, 2.99, 3.4] * 10:
+        detector.accept(value, 1.0)
+    assert detector.judge(3.5, 1.0) is None
+    assert detector.judge(3.9, 1.0) is not None
 
 
 def test_the_batch_of_a_step_passes_over_the_skipped_ones():

@@ -50,8 +50,8 @@ class CorpusSettings(Settings):
     """Documents with a greater share of control and replacement characters are dropped."""
     part_bytes: int | None = Field(default=None, ge=1024)
     """A plain text file longer than this is read as several documents, cut at blank lines: memory stays bounded, and no
-    text is lost. Default: 16 MiB; where the input has fewer than 20 files, a fortieth of it if that is less (but 4 KiB),
-    so that a single book leaves something to validate on."""
+    text is lost. Default: 16 MiB; where the input has fewer than 20 files, a fortieth of it if that is less (at least
+    4 KiB), so that a single book leaves something to validate on."""
     max_record_bytes: int = Field(default=64 << 20, ge=1024)
     """A single JSON value, line, page or PDF that is longer is quarantined: memory stays bounded."""
 

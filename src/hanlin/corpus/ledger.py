@@ -21,7 +21,7 @@ from typing import Any
 
 from hanlin.artifacts import HanlinError
 from hanlin.corpus.arrow import pa, pq
-from hanlin.corpus.shards import ParquetRows, shard_paths
+from hanlin.corpus.shards import ParquetRows, shard_paths, valid_text
 
 RECORDS = pa.schema(
     [
@@ -95,6 +95,8 @@ class Ledger:
 
     def record(self, **row: Any) -> int:
         """Add a row and return its number. Columns that are not given are null."""
+        if row.get("reason") is not None:  # it may quote what could not be decoded
+            row["reason"] = valid_text(row["reason"])
         self._records.add(row)
         self.rows += 1
         return self.rows - 1

@@ -58,6 +58,15 @@ class ParquetRows:
         self._writer.close()
 
 
+def valid_text(text: str) -> str:
+    """The text with lone surrogates (from JSON escapes, or from bytes that are no text) replaced: UTF-8 has none."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
 class ShardWriter:
     """Writes the documents of one split into `directory/00000.parquet`, `00001.parquet`, …; there is always at least
     one shard."""
@@ -88,7 +97,7 @@ class ShardWriter:
             "file": about.pop("file"),
             "offset": about.pop("offset"),
             "bytes": size,
-            "metadata": json.dumps(about, ensure_ascii=False, sort_keys=True),
+            "metadata": valid_text(json.dumps(about, ensure_ascii=False, sort_keys=True)),
         }
         self._rows.add(row, size)
         self._bytes += size

@@ -95,7 +95,7 @@ class ModelConfig(Settings):
         for field, value in _FAMILY_FIXED[self.family].items():
             if getattr(self, field) != value:
                 raise HanlinError(
-                    f"{field} is {getattr(self, field)!r}, which {self.family} cannot express, in the model's settings: "
+                    f"{field} is {getattr(self, field)!r}, which {self.family} has not, in the model's settings: "
                     f"leave it at {value!r} or choose another family"
                 )
         if self.heads % self.kv_heads:

@@ -143,7 +143,7 @@ def save_model(
     dtype: torch.dtype | str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write `model` as a Hugging Face directory: config.json, generation_config.json, weights in `dtype` (None: as they are)
+    """Write `model` as a Hugging Face directory: config.json, generation_config.json, weights in `dtype` (None: as is)
     and the tokenizer's files if one is given. `generation` adds to generation_config.json. Each file appears whole."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

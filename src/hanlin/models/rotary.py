@@ -95,13 +95,8 @@ class RotaryTable:
         """Cosines and sines, each [1 or B, T, 1, head_dim / 2], for `x`'s device and precision."""
         reach = length
         if position_ids is not None:
-            # A GPU is not made to wait for the largest position, unless the table may turn out too short.
-            if x.device.type == "cpu" or length > 1:
-                reach = (
-                    max(length, int(position_ids.max()) + 1) if x.device.type == "cpu" else self.config.max_positions
-                )
-            else:
-                reach = int(position_ids.max()) + 1
+            # A GPU would have to wait to learn the largest position; there it must lie below max_positions.
+            reach = int(position_ids.max()) + 1 if x.device.type == "cpu" else self.config.max_positions
         cos, sin = self._table(reach, x)
         if position_ids is None:
             return cos[None, :length, None], sin[None, :length, None]

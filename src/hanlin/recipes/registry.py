@@ -13,7 +13,7 @@ KINDS: dict[str, str] = {
     "corpus": "hanlin.corpus.build:STAGE",
     "tokenizer": "hanlin.tokenization.train:TRAIN_STAGE",
     "tokens": "hanlin.data.stage:TOKENS_STAGE",
-    "pretrain": "hanlin.training.pretrain:PRETRAIN_STAGE",
+    "pretrain": "hanlin.forecasting.dial:DIAL_STAGE",
     "sft": "hanlin.training.sft:SFT_STAGE",
     "exam": "hanlin.evaluation.exam:EXAM_STAGE",
 }

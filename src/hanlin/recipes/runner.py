@@ -42,6 +42,10 @@ from hanlin.recipes.recipe import Recipe, Step, steps
 
 RECIPE = "recipe.yaml"
 REQUEST = "request.json"
+EXAM_SHARE = 0.06
+"""Part of a recipe's `minutes` that is kept free for each exam."""
+TRAINING_SHARES = {"pretrain": 1.0, "sft": 0.25}
+"""How training stages divide the time that is left among them."""
 
 
 @dataclass
@@ -105,7 +109,8 @@ def run_recipe(recipe: Recipe, directory: Path, reporter: Reporter | None = None
         resolved: dict[str, Step] = {step.name: step for step in ordered}
         write_recipe(recipe, list(resolved.values()), directory / RECIPE)
         for step in ordered:
-            step = _resolve(step, recipe, directory, result.artifacts, ledger, reporter)
+            left = _seconds_left(step, ordered, recipe, ledger)
+            step = _resolve(step, left, directory, result.artifacts, ledger, reporter)
             resolved[step.name] = step
             write_recipe(recipe, list(resolved.values()), directory / RECIPE)
             artifact = _make(step, directory, result.artifacts, ledger, reporter)
@@ -158,8 +163,19 @@ def _inputs(step: Step, made: dict[str, Artifact]) -> dict[str, Artifact]:
     return found
 
 
+def _seconds_left(step: Step, ordered: list[Step], recipe: Recipe, ledger: _Ledger) -> float | None:
+    """This stage's part of what remains of the recipe's `minutes`: of all training to come, by weight, less exams."""
+    if recipe.minutes is None or not step.stage.trains:
+        return None
+    coming = ordered[ordered.index(step) :]
+    exams = sum(other.stage.kind == "exam" for other in coming) * EXAM_SHARE * recipe.minutes * 60
+    left = recipe.minutes * 60 - sum(ledger.seconds.values()) - exams
+    weights = {other.name: TRAINING_SHARES.get(other.stage.kind, 1.0) for other in coming if other.stage.trains}
+    return left * weights[step.name] / sum(weights.values())
+
+
 def _resolve(
-    step: Step, recipe: Recipe, directory: Path, made: dict[str, Artifact], ledger: _Ledger, reporter: Reporter
+    step: Step, left: float | None, directory: Path, made: dict[str, Artifact], ledger: _Ledger, reporter: Reporter
 ) -> Step:
     """Replace the step's `auto` values, once for this request; later runs of the same request take the same ones."""
     if step.stage.resolve is None:
@@ -174,7 +190,6 @@ def _resolve(
     remove(scratch)
     scratch.mkdir(parents=True)
     started = time.perf_counter()
-    left = None if recipe.minutes is None else recipe.minutes * 60 - sum(ledger.seconds.values())
     progress = reporter.begin(step.name, step.stage.kind, resumed=False)
     context = StageContext(scratch, inputs, step.seed, progress, seconds_left=left)
     settings = step.stage.resolve(step.settings, context)

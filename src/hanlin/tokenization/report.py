@@ -60,8 +60,8 @@ def make_report(
         warnings.append(
             f"{tokens['rare_share']:.1%} of the learned tokens are rare: the training text is expected to hold each "
             f"fewer than {settings.rare_below} times, too few to train its embedding well. Above "
-            f"{settings.rare_share_warning:.0%} models get worse and training less steady. Choose a smaller "
-            f"vocabulary_size (about {tokens['advised_vocabulary_size']:,}), or more text."
+            f"{settings.rare_share_warning:.0%} models get worse, and hardly trained tokens can make the loss spike. "
+            f"Choose a smaller vocabulary_size (about {tokens['advised_vocabulary_size']:,}), or more text."
         )
     learned = _learned(tokenizer)
     vocabulary = {

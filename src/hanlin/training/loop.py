@@ -52,7 +52,8 @@ def train(job: Job, settings: LoopSettings, workdir: Path, seed: int, progress: 
     run = RunState(
         working=WorkingCopy(job.model, decisions["precision"]),
         optimizer=Optimizer(job.model, settings.optimizer),
-        detector=Detector(settings.spikes),
+        # A gradient that clipping hardly touches does no harm.
+        detector=Detector(settings.spikes, least_norm=3 * settings.gradient_clip),
         checkpoints=checkpoints,
         metrics=Metrics(workdir / "metrics.jsonl", write=world.first),
         world=world,

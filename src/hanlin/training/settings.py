@@ -64,8 +64,10 @@ class SpikeSettings(Settings):
     """Accepted steps needed before anything is judged (the grace of the first, steep part)."""
     loss_deviations: float = Field(default=8.0, gt=0)
     """A loss this many robust standard deviations (see `spikes.robust`) above the present level is a spike."""
+    least_rise: float = Field(default=0.25, ge=0)
+    """Nats by which a loss must rise at least to be a spike: where losses are small, any harder batch stands out."""
     gradient_deviations: float = Field(default=10.0, gt=0)
-    """The same for the logarithm of the gradient's norm, which must also be five times its level."""
+    """The same for the gradient norm's logarithm; the norm must also be 5 times its level, 3 times gradient_clip."""
     most_in_a_row: int = Field(default=4, ge=1)
     """After this many spikes without recovery the run stops with a diagnosis."""
     recovery_steps: int = Field(default=20, ge=1)

@@ -104,7 +104,7 @@ def run_sft(settings: SftSettings, context: StageContext) -> dict[str, Any]:
         rows = max(1, 8_192 // settings.loop.sequence_length)
         evaluate = validation_measure(lambda: batches, prepared.tokenizer, rows)
     figures = train_language_model(model, prepared.tokenizer, prepared.source, settings.loop, context, evaluate)
-    return {**figures, "data": {**prepared.reading, **prepared.source.figures()}}
+    return {**figures, "data": prepared.reading, "packing": prepared.source.figures()}
 
 
 class Prepared:

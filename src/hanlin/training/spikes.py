@@ -21,9 +21,15 @@ TOKENS_REPORTED = 50
 
 @dataclass
 class Detector:
-    """Compares each step to the accepted ones before it, by medians, which the spikes themselves can't move."""
+    """Compares each step to the accepted ones before it.
+
+    A loss is a spike when it stands above the present level by `least_rise`, by `loss_deviations` standard deviations
+    of the usual noise, and by twice the highest rise among the accepted steps; the gradient norm's logarithm likewise.
+    """
 
     settings: SpikeSettings
+    least_norm: float = 0.0
+    """Gradient norms up to this one are never spikes, however small those before were."""
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     """Natural logarithms of gradient norms."""
@@ -35,16 +41,16 @@ class Detector:
                 return {"measure": measure, "value": None, "median": None, "deviation": None, "deviations": None}
         if not self.settings.enabled or len(self.losses) < self.settings.minimum:
             return None
-        # A floor under the deviation: very even losses would make a spike of any ripple.
-        median, deviation = robust(self.losses)
-        deviation = max(deviation, 0.01 * abs(median), 1e-8)
-        if loss > median + self.settings.loss_deviations * deviation:
-            return _reason("loss", loss, median, deviation, (loss - median) / deviation)
+        settings = self.settings
+        level, deviation = robust(self.losses)
+        needed = max(settings.least_rise, settings.loss_deviations * deviation, 2 * highest_rise(self.losses))
+        if loss > level + needed:
+            return _reason("loss", loss, level, deviation, loss - level)
         log_norm = math.log(max(norm, 1e-30))
-        median, deviation = robust(self.norms)
-        deviation = max(deviation, 0.05)
-        if log_norm > median + max(math.log(5), self.settings.gradient_deviations * deviation):
-            return _reason("gradient norm", norm, math.exp(median), deviation, (log_norm - median) / deviation)
+        level, deviation = robust(self.norms)
+        needed = max(math.log(5), settings.gradient_deviations * deviation, 2 * highest_rise(self.norms))
+        if norm > self.least_norm and log_norm > level + needed:
+            return _reason("gradient norm", norm, math.exp(level), deviation, log_norm - level)
         return None
 
     def accept(self, loss: float, norm: float) -> None:
@@ -64,17 +70,25 @@ def robust(values: Sequence[float]) -> tuple[float, float]:
     """The present level of a noisy, slowly moving series, and the standard deviation of its noise.
 
     Level: the median of the last nine values. Noise: 1.4826 · the median of |successive differences| / √2, which is the
-    standard deviation were the noise normal and independent (von Neumann 1941 with a median in place of the mean). Unlike
-    the MAD around one median it does not take the loss's fall early in training for noise; a fifth of the values may be
-    outliers.
+    standard deviation were the noise normal and independent (von Neumann 1941, with a median in place of the mean).
+    Unlike the MAD around one median it does not take the loss's fall early in training for noise; a fifth of the values
+    may be outliers.
     """
     level = statistics.median(values[-9:])
     steps = [abs(after - before) for before, after in itertools.pairwise(values)]
     return level, 1.4826 * statistics.median(steps) / math.sqrt(2) if steps else 0.0
 
 
-def _reason(measure: str, value: float, median: float, deviation: float, deviations: float) -> dict[str, Any]:
-    return {"measure": measure, "value": value, "median": median, "deviation": deviation, "deviations": deviations}
+def highest_rise(values: Sequence[float]) -> float:
+    """How far a value has stood above the level before it, at most: noise with a long tail (batches of a few short
+    conversations, a mixture of easy and hard sources) is known by it, which no median shows."""
+    rises = [value - statistics.median(values[place - 9 : place]) for place, value in enumerate(values) if place >= 9]
+    return max(rises, default=0.0)
+
+
+def _reason(measure: str, value: float, level: float, deviation: float, rise: float) -> dict[str, Any]:
+    deviations = rise / deviation if deviation else None
+    return {"measure": measure, "value": value, "median": level, "deviation": deviation, "deviations": deviations}
 
 
 def batch_of_step(step: int, skipped: Sequence[int]) -> int:

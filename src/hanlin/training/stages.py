@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,7 @@ def train_language_model(
     token_counts: Tensor | None = None,
 ) -> dict[str, Any]:
     """Train by next-token prediction, write the model into `context.workdir`, and return the stage's figures."""
+    clear_parts(context.workdir)
     config = model.config
     steps = count_steps(loop, source)
     epochs = source.epochs_at(steps)
@@ -100,7 +101,7 @@ def train_language_model(
     )
     figures = train(job, loop, context.workdir, context.seed, context.progress)
     model.to("cpu").eval()
-    save_model(context.workdir, model, tokenizer)
+    save_model(context.workdir, model, cast(Any, tokenizer))
     total = sum(parameter.numel() for parameter in model.parameters())
     embedding = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Embedding))
     figures["epochs"] = source.epochs_at(steps + len(figures["skipped_batches"]))
@@ -139,7 +140,8 @@ def validation_measure(
     return measure
 
 
-def clear_weights(workdir: Path) -> None:
-    """Remove weights that an earlier, interrupted end of this stage may have left half written."""
-    for file in workdir.glob("*.safetensors"):
-        file.unlink()
+def clear_parts(workdir: Path) -> None:
+    """Remove the temporary files of writes that a kill cut short: the folder becomes the artifact as it is."""
+    for part in workdir.rglob(".*.part"):
+        if part.is_file():
+            part.unlink()

@@ -1,0 +1,149 @@
+"""One dial: from `minutes` to the model's shape, the batch, the steps and the learning rates.
+
+The machine is measured for a few seconds by training steps of the shapes in question on the run's own data. Among the
+shapes, the one with the least expected loss in the time is taken (`loss.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+from hanlin.artifacts import HanlinError, StageContext
+from hanlin.training.pretrain import PRETRAIN_STAGE, ModelShape, PretrainSettings, resolve_pretrain
+from hanlin.training.settings import LoopSettings
+
+if TYPE_CHECKING:
+    from hanlin.models import ModelConfig
+
+HEAD = 64
+SHAPES = tuple(
+    (width, layers)
+    for width, layers in (
+        (64, 2), (128, 2), (128, 4), (192, 3), (192, 4), (256, 4), (256, 6), (320, 6), (384, 6), (384, 8), (448, 8), (512, 8),
+        (512, 10), (640, 10), (640, 12), (768, 12), (896, 14), (1024, 16), (1280, 20), (1536, 24), (2048, 24), (2560, 32),
+    )
+)  # fmt: skip
+"""Width and depth of the shapes to choose among, by size."""
+MEASURE_SECONDS = 1.5
+"""Spent on each shape that is measured; at most four are."""
+MARGIN = 0.97
+"""Share of the time that is planned for: evaluations, checkpoints and a machine that slows down take the rest."""
+
+
+def resolve_with_dial(settings: PretrainSettings, context: StageContext) -> PretrainSettings:
+    """Fill in what is `auto`: with `minutes`, everything the time allows; then steps, precision, compile as always."""
+    if settings.model != "auto" and (context.seconds_left is None or settings.loop.steps is not None):
+        return resolve_pretrain(settings, context)
+    if context.seconds_left is None:
+        raise HanlinError("`model: auto` needs a time to plan for: give minutes=N, or a shape of your own.")
+    return resolve_pretrain(_plan(settings, context, context.seconds_left), context)
+
+
+def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> PretrainSettings:
+    from hanlin.data import PackedTokens, TokenShards
+    from hanlin.forecasting.loss import batch_tokens, expected_loss
+    from hanlin.models.flops import flops_per_token, matrix_parameters
+    from hanlin.training.precision import choose_device, choose_precision
+    from hanlin.training.speed import seconds_per_step
+
+    if seconds < 5:
+        raise HanlinError(
+            f"of the time given, {seconds:.0f} seconds are left for training: give more minutes, or less text."
+        )
+    shards = TokenShards.open(context.inputs["data"].path)
+    length = settings.loop.sequence_length
+    precision = choose_precision(settings.loop.precision, choose_device(settings.loop.device), context.progress)
+    unique = int(shards.offsets[-1])
+    given = settings.model
+    shapes = [given] if given != "auto" else [shape_of(width, layers, length) for width, layers in SHAPES]
+    configs = [_with_vocabulary(shape, shards.vocabulary_size) for shape in shapes]
+    speeds: dict[int, float] = {}  # index of a measured shape → FLOP/s
+    loop = settings.loop.model_copy(update={"precision": precision})
+
+    def forecast(index: int) -> tuple[float, float]:
+        """Expected loss and tokens of a shape in the time left."""
+        config = configs[index]
+        tokens = seconds * MARGIN * _speed(speeds, index, configs, length) / flops_per_token(config, length)
+        return expected_loss(matrix_parameters(config), tokens, unique), tokens
+
+    best = min(range(len(configs)), key=lambda index: abs(matrix_parameters(configs[index]) - 2_000_000))
+    spent = 0
+    while best not in speeds and spent < 4:
+        rows = _rows(batch_tokens(1e14), length)
+        trial = loop.model_copy(update={"rows": rows})
+        took = seconds_per_step(configs[best], trial, precision, PackedTokens(shards, length, rows, 0), MEASURE_SECONDS)
+        speeds[best] = rows * length * flops_per_token(configs[best], length) / took
+        spent += 1
+        best = min(range(len(configs)), key=lambda index: forecast(index)[0])
+    best = min(speeds, key=lambda index: forecast(index)[0])
+    config, shape = configs[best], shapes[best]
+    loss, tokens = forecast(best)
+    compute = tokens * flops_per_token(config, length)
+    rows = settings.loop.rows if "rows" in settings.loop.model_fields_set else _rows(batch_tokens(compute), length)
+    steps = max(10, round(tokens / (rows * length)))
+    loop = settings.loop.model_copy(
+        update={
+            "rows": rows,
+            "steps": steps,
+            "precision": precision,
+            "evaluation_tokens": min(settings.loop.evaluation_tokens, max(4_096, round(tokens / 200))),
+            "optimizer": settings.loop.optimizer.model_copy(update=_rates(settings.loop, compute)),
+        }
+    )
+    context.progress.say(
+        f"{seconds / 60:.1f} minutes for training: {shape.layers} layers × {shape.hidden_size}, "
+        f"{matrix_parameters(config) / 1e6:.1f}M weights, {steps:,} steps of {rows} × {length} tokens = {tokens / 1e6:.1f}M "
+        f"({tokens / unique:.2f} of the data) at {tokens / seconds / MARGIN:,.0f} tokens/s measured"
+    )
+    return settings.model_copy(update={"model": shape, "loop": loop})
+
+
+def shape_of(width: int, layers: int, length: int) -> ModelShape:
+    """The Qwen3 shape of a width and a depth."""
+    heads = max(1, width // HEAD)
+    return ModelShape(
+        family="qwen3", hidden_size=width, layers=layers, heads=heads, head_dim=HEAD, max_positions=max(2048, length)
+    )
+
+
+def _with_vocabulary(shape: ModelShape, size: int) -> ModelConfig:
+    from hanlin.models import ModelConfig
+
+    return ModelConfig(**{**shape.model_dump(), "vocabulary_size": shape.vocabulary_size or size})
+
+
+def _speed(speeds: dict[int, float], index: int, configs: list[Any], length: int) -> float:
+    """FLOP/s of a shape: as measured, or between (and beyond) the measured ones by the logarithm of its size."""
+    from hanlin.models.flops import flops_per_token
+
+    if index in speeds:
+        return speeds[index]
+    if not speeds:
+        return 5e10
+    size = math.log(flops_per_token(configs[index], length))
+    points = sorted((math.log(flops_per_token(configs[i], length)), math.log(speed)) for i, speed in speeds.items())
+    if len(points) == 1 or size <= points[0][0]:
+        return math.exp(points[0][1])
+    for (x0, y0), (x1, y1) in zip(points, points[1:]):
+        if size <= x1:
+            return math.exp(y0 + (y1 - y0) * (size - x0) / (x1 - x0))
+    return math.exp(points[-1][1])
+
+
+def _rows(tokens: float, length: int) -> int:
+    """Rows whose tokens are nearest to `tokens` in the power of two."""
+    return max(1, 2 ** round(math.log2(tokens / length)))
+
+
+def _rates(loop: LoopSettings, compute: float) -> dict[str, float]:
+    """The peak rate falls slowly as compute grows (DeepSeek LLM, Bi et al. 2024, eq. 1: proportional to C^-0.125)."""
+    if "learning_rate" in loop.optimizer.model_fields_set:
+        return {}
+    default = loop.optimizer.learning_rate
+    return {"learning_rate": round(default * min(1.0, (compute / 1e14) ** -0.125), 6)}
+
+
+DIAL_STAGE = dataclasses.replace(PRETRAIN_STAGE, resolve=resolve_with_dial)
+"""The stage `pretrain` as recipes know it."""
