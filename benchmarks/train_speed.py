@@ -9,8 +9,8 @@ Each contestant does whole optimiser steps (forward, backward, clip, AdamW) on t
 and ratios are medians of ratios within a round, so that a busy machine slows all alike. transformers runs as its users
 run it: `model(input_ids, labels=…).loss` on the whole batch, AdamW as torch gives it, autocast for bfloat16. hanlin
 runs as `training` runs it: micro-batches small enough for the processor's cache. Both keep freed memory
-(`hanlin.models.memory`), which helps transformers more. Ratios are to transformers in the first dtype named. The share of
-the peak is of this machine's matrix-product rate in that dtype, measured here, or of an H100's 989 TFLOP/s.
+(`hanlin.models.memory`), which helps transformers more. Ratios are to transformers in the first dtype named. The
+peak is of this machine's matrix-product rate in that dtype, measured here, or of an H100's 989 TFLOP/s.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--sequence", type=int, default=512)
     parser.add_argument("--rows", type=int, default=16, help="sequences a step")
-    parser.add_argument(
-        "--micro", type=int, nargs="*", default=None, help="hanlin's rows at once (default 2; GPU: all)"
-    )
+    parser.add_argument("--micro", type=int, nargs="*", default=None, help="hanlin's rows at once: 2; GPU: all")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], nargs="*", default=None)
     parser.add_argument(
         "--documents", type=int, default=0, help="also pack documents of this many tokens (hanlin only)"
@@ -56,8 +54,9 @@ def arguments() -> argparse.Namespace:
 
 def shape(options: argparse.Namespace) -> ModelConfig:
     return ModelConfig(
-        vocabulary_size=options.vocabulary, hidden_size=options.hidden, layers=options.layers, heads=options.hidden // 64,
-        intermediate_size=-(-options.hidden * 8 // 3 // 64) * 64, max_positions=options.sequence,
+        vocabulary_size=options.vocabulary, hidden_size=options.hidden, layers=options.layers,
+        heads=options.hidden // 64, intermediate_size=-(-options.hidden * 8 // 3 // 64) * 64,
+        max_positions=options.sequence,
     )  # fmt: skip
 
 
@@ -188,12 +187,10 @@ def main() -> None:
     peaks = {dtype: matrix_rate(options.device, dtype, clock) for dtype in dtypes}
     if cuda and "bfloat16" in peaks:
         peaks["bfloat16"] = H100_BFLOAT16
-        dtype: H100_BFLOAT16 if cuda and dtype == "bfloat16" else matrix_rate(options.device, dtype, clock) for dtype in dtypes
-    }
     print(
-        f"\n{options.layers} layers × {options.hidden}, {parameter_count(config) / 1e6:.1f} M parameters, {options.rows} × "
-        f"{options.sequence} tokens a step, {cost / 1e6:.1f} MFLOP a token, torch {torch.__version__}, "
-        f"{options.device}, {torch.get_num_threads()} threads"
+        f"\n{options.layers} layers × {options.hidden}, {parameter_count(config) / 1e6:.1f} M parameters, "
+        f"{options.rows} × {options.sequence} tokens a step, {cost / 1e6:.1f} MFLOP a token, "
+        f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads"
     )
     print("matrix products: " + ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in peaks.items()))
     print(f"{'':42} {'dtype':9} {'tokens/s':>9} {'ratio':>6} {'GFLOP/s':>9} {'of peak':>8}")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hanlin.artifacts import HanlinError
 from hanlin.evaluation.answers import extract, matches, normalise
 from hanlin.evaluation.items import FewShotPool, Item, make_items
-from hanlin.evaluation.scoring import generate_answers, score_choices, score_pairs
+from hanlin.evaluation.scoring import generate_answers, score_choices, score_pairs, uses_chat
 from hanlin.evaluation.tasks import Normalise, Task
 from tests.evaluation.fakes import END_OF_TEXT, bigram, fake_model
 
@@ -27,7 +27,8 @@ def items_of(described: Task, *values: dict[str, object]) -> list[Item]:
 
 def score(model: object, described: Task, *values: dict[str, object]) -> list[object]:
     items = items_of(described, *values)
-    return score_choices(model, described, items, FewShotPool(described, items), lambda done: None)  # type: ignore[arg-type]
+    pool, chat = FewShotPool(described, items), uses_chat(described, model)  # type: ignore[arg-type]
+    return score_choices(model, described, items, pool, lambda done: None, chat)  # type: ignore[arg-type]
 
 
 def chain(ids: list[int], start: int, size: int = 258) -> float:
@@ -110,6 +111,13 @@ def test_a_chat_template_is_used_when_there_is_one() -> None:
         score(fake_model(), task(chat=True), QUESTION)
     [plain] = score(fake_model(chat=True), task(chat=False), QUESTION)
     assert plain.record["prompt"] == "2+2="
+
+
+def test_a_model_that_was_not_taught_its_template_is_asked_in_plain_text() -> None:
+    model = fake_model(chat=True)
+    assert uses_chat(task(), model) and not uses_chat(task(), model, taught=False)
+    assert uses_chat(task(chat=True), model, taught=False) and not uses_chat(task(chat=False), model)
+    assert not uses_chat(task(contexts="c", continuation="{{ e }}"), model)
 
 
 def test_long_prompts_lose_their_beginning_and_it_is_said() -> None:

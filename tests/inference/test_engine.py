@@ -207,13 +207,14 @@ def test_scores_without_meaning_are_an_error_of_their_row_alone() -> None:
             model.head = torch.nn.Linear(48, VOCABULARY, bias=False)
             model.head.weight.copy_(small().embedding.weight)
     one = Engine(model, tokenizer(), max_batch=2, eos_ids=[])
-    good = [Request(prompt_ids=[n, 2, 3], max_new_tokens=6, stop_ids=[7]) for n in (20, 21, 22, 23)]
-    bad = [Request(prompt_ids=[7, n, 3], max_new_tokens=6) for n in (20, 21)]
-    answers = one.generate([bad[0], good[0], good[1], bad[1], good[2], good[3]])
-    assert [answer.finish_reason for answer in (answers[0], answers[3])] == ["error", "error"]
-    assert answers[0].ids == []
+    # A long good row beside the bad ones, then short ones in the bad ones' place: what those left must not be met.
+    good = [Request(prompt_ids=[20] * 40, max_new_tokens=30, stop_ids=[7])]
+    good += [Request(prompt_ids=[n, 2, 3], max_new_tokens=6, stop_ids=[7]) for n in (21, 22)]
+    bad = [Request(prompt_ids=[7, *range(n)], max_new_tokens=6) for n in (30, 25)]
+    answers = one.generate([bad[0], *good, bad[1]])
+    assert answers[0].finish_reason == answers[4].finish_reason == "error" and answers[0].ids == []
     clean = Engine(small(), tokenizer(), eos_ids=[]).generate(good)
-    assert [answers[n].ids for n in (1, 2, 4, 5)] == [answer.ids for answer in clean]
+    assert [answer.ids for answer in answers[1:4]] == [answer.ids for answer in clean]
 
 
 @pytest.mark.parametrize(

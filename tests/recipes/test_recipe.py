@@ -53,6 +53,7 @@ def test_what_is_given_on_the_command_line_is_laid_over_the_file_and_remembered(
         ("true", True),
         ("[a, b]", ["a", "b"]),
         ("null", None),
+        ("{a: 1}", {"a": 1}),
         ("a: b", "a: b"),
         ("/x/y:z", "/x/y:z"),
         ("", ""),

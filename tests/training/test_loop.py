@@ -23,8 +23,8 @@ class OneBatch(ToySource):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_overfits_one_batch(tmp_path, name, precision):
     settings = toy_settings(optimizer=OptimizerSettings(name=name, learning_rate=0.02), precision=precision)
-    figures = train(toy_job(80, OneBatch()), settings, tmp_path, 0, Silent())
-    assert figures["loss"] < 0.05
+    figures = train(toy_job(60, OneBatch()), settings, tmp_path, 0, Silent())
+    assert figures["loss"] < 0.1
     assert figures["precision"] == precision
 
 

@@ -51,6 +51,18 @@ def test_batched_equals_one_by_one():
         assert (one - orthogonalize(alone[None])[0]).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-9), (torch.float32, 1e-3)])
+def test_the_form_for_wide_matrices_is_the_same_iteration(dtype, error):
+    torch.manual_seed(5)
+    matrix = torch.randn(24, 80, dtype=torch.float64) * 0.8 ** torch.arange(24, dtype=torch.float64)[:, None]
+    x = matrix / (matrix.norm() * 1.02)
+    for a, b, c in POLAR_EXPRESS:
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    assert (orthogonalize(matrix[None].to(dtype))[0] - x).norm() < error * x.norm()
+    assert (orthogonalize(matrix.T[None].to(dtype))[0] - x.T).norm() < error * x.norm()
+
+
 def test_muon_moves_each_part_of_a_fused_matrix_by_itself():
     torch.manual_seed(2)
     weight = torch.nn.Parameter(torch.randn(12, 8, dtype=torch.float64))

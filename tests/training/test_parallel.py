@@ -41,12 +41,12 @@ def test_two_processes_equal_one(tmp_path):
         for rank in ranks:
             assert (rank[f"gradient/{name}"] - parameter.grad / sums.tokens).abs().max() < 1e-12, name
     # A whole run, with a spike, in fp32: both ranks hold the same bits, near those of a single process.
-    job = toy_job(50, ToySource(junk=(40,), junk_rows=(1, 6)))
+    job = toy_job(36, ToySource(junk=(30,), junk_rows=(1, 3, 4, 6)))
     figures = train(job, toy_settings(), tmp_path, 0, Silent())
-    assert [spike["batch"] for spike in figures["spikes"]] == ranks[0]["spikes"].tolist() == [40]
+    assert [spike["batch"] for spike in figures["spikes"]] == ranks[0]["spikes"].tolist() == [30]
     for name, parameter in job.model.named_parameters():
         assert torch.equal(ranks[0][f"weight/{name}"], ranks[1][f"weight/{name}"])
         assert (ranks[0][f"weight/{name}"] - parameter).abs().max() < 0.02, name
     # The record of the spike has the rows of both ranks.
-    report = json.loads((folder / "spikes" / "40.json").read_text())
-    assert {entry["row"] for entry in report["standing_out"][:4]} == {1, 6}
+    report = json.loads((folder / "spikes" / "30.json").read_text())
+    assert {entry["row"] for entry in report["standing_out"][:8]} == {1, 3, 4, 6}

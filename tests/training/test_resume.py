@@ -59,7 +59,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["adamw, with spikes", pytest.param("muon", marks=pytest.mark.slow)])
 def test_killed_at_random_moments(tmp_path, name):
     whole, killed = run(tmp_path, CASES[name], kills=4, seed=len(name))
     assert (killed / "kills.jsonl").read_text().count("\n") >= 3

@@ -14,41 +14,41 @@ torch.set_num_threads(1)
 
 
 def test_corrupted_documents_are_found_recorded_skipped_and_training_goes_on(tmp_path):
-    source = ToySource(junk=(60, 61), junk_rows=(1, 4, 6))
+    source = ToySource(junk=(38, 39), junk_rows=(1, 4, 6))
     counts = torch.full((VOCABULARY,), 1000)
-    job = toy_job(110, source, token_counts=counts, spell=lambda token: f"<{token}>")
+    job = toy_job(64, source, token_counts=counts, spell=lambda token: f"<{token}>")
     figures = train(job, toy_settings(checkpoint_every=8), tmp_path, 0, Silent())
-    assert [spike["batch"] for spike in figures["spikes"]] == [60, 61]
-    assert {60, 61} <= set(figures["skipped_batches"])
-    report = json.loads((tmp_path / "spikes" / "60.json").read_text())
+    assert [spike["batch"] for spike in figures["spikes"]] == [38, 39]
+    assert {38, 39} <= set(figures["skipped_batches"])
+    report = json.loads((tmp_path / "spikes" / "38.json").read_text())
     assert report["reason"]["measure"] == "loss"
-    assert report["rolled_back_to"] == 56
+    assert report["rolled_back_to"] == 32
     # Exactly the corrupted documents stand out: rows 1, 4 and 6, both halves.
     assert {entry["document"] for entry in report["standing_out"]} == {
-        f"60/{row}/{part}" for row in (1, 4, 6) for part in (0, 1)
+        f"38/{row}/{part}" for row in (1, 4, 6) for part in (0, 1)
     }
     assert sum(token["row"] in (1, 4, 6) for token in report["tokens"]) > 40
     assert report["tokens"][0]["text"] == f"<{report['tokens'][0]['id']}>"
     assert report["rare_share"] == 0.0
     events = figures["curves"]["spikes"]
-    assert [event["batch"] for event in events] == [60, 61] and events[0]["rolled_back_to"] == 56
+    assert [event["batch"] for event in events] == [38, 39] and events[0]["rolled_back_to"] == 32
     # The spikes are gone from the course, and the end is that of a run on clean data, within its noise.
-    clean = toy_job(110)
+    clean = toy_job(64)
     (tmp_path / "clean").mkdir()
     expected = train(clean, toy_settings(checkpoint_every=8), tmp_path / "clean", 0, Silent())
     assert expected["spikes"] == []
-    assert figures["validation"]["last"]["loss"] == pytest.approx(expected["validation"]["last"]["loss"], abs=0.03)
+    assert figures["validation"]["last"]["loss"] == pytest.approx(expected["validation"]["last"]["loss"], abs=0.05)
     steps = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     course = [line for line in steps if "batch" in line and "event" not in line]
-    assert [line["step"] for line in course] == list(range(110))
-    assert not {60, 61} & {line["batch"] for line in course}
+    assert [line["step"] for line in course] == list(range(64))
+    assert not {38, 39} & {line["batch"] for line in course}
 
 
 def test_after_too_many_in_a_row_it_stops_with_a_diagnosis(tmp_path):
-    source = ToySource(junk=tuple(range(40, 200)), junk_rows=tuple(range(8)))
+    source = ToySource(junk=tuple(range(30, 200)), junk_rows=tuple(range(8)))
     with pytest.raises(HanlinError) as error:
         train(
-            toy_job(110, source), toy_settings(spikes=SpikeSettings(minimum=16, most_in_a_row=3)), tmp_path, 0, Silent()
+            toy_job(64, source), toy_settings(spikes=SpikeSettings(minimum=16, most_in_a_row=3)), tmp_path, 0, Silent()
         )
     text = str(error.value)
     assert "broke 4 times in a row" in text

@@ -9,6 +9,7 @@ from hanlin.data import TokenShards
 from hanlin.models.hub import load_model
 from hanlin.tokenization import Tokenizer
 from hanlin.training.pretrain import PRETRAIN_STAGE, PretrainSettings
+from hanlin.training.settings import OptimizerSettings
 from hanlin.training.sft import SFT_STAGE, TRAIN, VALIDATION, SftLoop, SftSettings
 from hanlin.training.trace import trace_artifact
 from tests.training.test_resume import assert_same, run
@@ -131,7 +132,7 @@ def test_fine_tuning_learns_the_answers_and_only_them(folder, tmp_path):
         model="base",
         data=str(folder / "rows.jsonl"),
         validation_fraction=0.1,
-        loop=loop(SftLoop, steps=60, sequence_length=128),
+        loop=loop(SftLoop, steps=60, sequence_length=128, optimizer=OptimizerSettings(learning_rate=5e-3)),
     )
     done = run_stage(SFT_STAGE, settings, tmp_path / "chat", {"model": base})
     figures = done.figures
@@ -199,8 +200,8 @@ def test_the_fingerprint_is_of_the_contents_not_of_the_place(tmp_path):
 
 @pytest.mark.parametrize(("kind", "optimizer"), [("pretrain", "muon"), ("sft", "adamw")])
 def test_a_stage_killed_at_random_moments_ends_with_the_same_bits(folder, tmp_path, kind, optimizer):
-    options = {"kind": kind, "optimizer": optimizer, "steps": 40, "folder": str(folder)}
-    whole, killed = run(tmp_path, options, kills=4, module="tests.training.toy_stages", seed=len(kind))
+    options = {"kind": kind, "optimizer": optimizer, "steps": 30, "folder": str(folder)}
+    whole, killed = run(tmp_path, options, kills=3, module="tests.training.toy_stages", seed=len(kind))
     assert (killed / "kills.jsonl").read_text().count("\n") >= 2
     assert_same(whole, killed)
     # The whole folder is the same but for the clock: no half-written file was left behind.

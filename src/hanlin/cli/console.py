@@ -175,8 +175,8 @@ def figures_table(title: str, figures: dict[str, Any]) -> Table:
         for metric, entry in metrics.items():
             random = figures.get("random", {}).get(task, {}).get(metric)
             table.add_row(
-                task,
-                metric,
+                escape(task),
+                escape(metric),
                 f"[bold]{entry['value']:.3f}[/bold]",
                 f"{entry['low']:.3f} – {entry['high']:.3f}",
                 f"{entry['n']:,}",

@@ -27,7 +27,7 @@ def evaluate(
     import hanlin
     from hanlin.artifacts import write_json
     from hanlin.cli.console import ConsoleReporter, figures_table, make_console
-    from hanlin.evaluation.exam import run_exam
+    from hanlin.evaluation import run_exam
     from hanlin.recipes.find import find_inputs
 
     loaded = hanlin.load(model)
@@ -42,6 +42,7 @@ def evaluate(
             records=records,
             limit=limit,
             data=data,
+            taught=found.get("pretrain") != model.resolve(),
             progress=progress,
         )
     make_console().print(figures_table(str(model), figures))

@@ -105,6 +105,8 @@ def run(settings: ExamSettings, context: StageContext) -> dict[str, Any]:
         corpus=inputs["corpus"].path if "corpus" in inputs else None,
         before=load(before.path, dtype=settings.dtype) if before is not None else None,
         before_name=settings.before or "",
+        taught=inputs["model"].manifest.kind != "pretrain",
+        before_taught=before is not None and before.manifest.kind != "pretrain",
         gates=settings.gates,
         random_row=settings.random_row,
         limit=settings.max_items,

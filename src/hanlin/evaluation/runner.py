@@ -23,12 +23,25 @@ if TYPE_CHECKING:
     from hanlin.corpus import Document
     from hanlin.inference import LanguageModel
 
+BEFORE_ITEMS = 100
+"""The model before is asked at most so many items of a generate task on which no gate rests."""
 RANDOM_ITEMS = 48
 RANDOM_TOKENS = 16
 RANDOM_BYTES = 8
-"""The random-weights row: a generate task is asked at most 48 items with answers of at most 16 tokens, and
-bits_per_byte an eighth of the text: it has nothing to say, and would say it at full length. Where a gate compares with
-it, it is asked everything."""
+"""Random weights are asked at most 48 items of a generate task, with answers of at most 16 tokens, and an eighth of the
+text of bits_per_byte: they have nothing to say, and would say it at full length. Where a gate compares with them, they
+are asked everything."""
+
+
+@dataclass(frozen=True)
+class Sitter:
+    """A model that sits the exam."""
+
+    name: str
+    """`model`, `before` or `random`."""
+    model: LanguageModel
+    taught: bool
+    """It was trained on its chat template."""
 
 
 @dataclass
@@ -57,6 +70,8 @@ def run_exam(
     corpus: Path | None = None,
     before: LanguageModel | None = None,
     before_name: str = "the model before",
+    taught: bool = True,
+    before_taught: bool = True,
     gates: Sequence[Gate] = (),
     random_row: bool = True,
     limit: int | None = None,
@@ -67,9 +82,11 @@ def run_exam(
 ) -> dict[str, Any]:
     """Put `tasks` to `model`, and beside it to `before` (all tasks) and to random weights of the same shape.
 
-    `world` and `corpus` are the folders of such artifacts, for tasks that draw on them; `data` is the items' file of
-    tasks that have none; `limit` bounds every task's items. Every item's record is written to `records/<task>.jsonl`
-    under the folder `records` (and to `before/`, `random/` there).
+    `taught` says whether the model was trained on the chat template that lies beside it (a pretrained one was not,
+    whatever its tokenizer brings): if not, tasks with `chat: auto` are put to it as plain text; `before_taught`
+    likewise. `world` and `corpus` are the folders of such artifacts, for tasks that draw on them; `data` is the items'
+    file of tasks that have none; `limit` bounds every task's items. Every item's record is written to
+    `records/<task>.jsonl` under the folder `records` (and to `before/`, `random/` there).
 
     Returns {"tasks": {task: {metric: {value, low, high, n, standard_error, …}}}, "breakdown": {task: {"tag=value":
     {metric: …}}}, "random": as tasks, "before": as tasks, "gates": [verdicts, see `gates.decide`], "how": {task: {kind,
@@ -92,24 +109,24 @@ def run_exam(
             progress.say(f"{one.task.name} is not held: {one.note}")
     held = [one for one in prepared if not one.note]
     _check_gates(gates, held, prepared)
-    sitters: list[tuple[str, LanguageModel]] = [("model", model)]
+    sitters = [Sitter("model", model, taught)]
     if before is not None:
-        sitters.append(("before", before))
+        sitters.append(Sitter("before", before, before_taught))
     if random_row or (gates and before is None):
-        sitters.append(("random", random_model(model, seed)))
-    gated = {gate.task for gate in gates} if before is None else set[str]()
-    counter = _Counter(progress, sum(one.size for _ in sitters for one in held))
+        sitters.append(Sitter("random", random_model(model, seed), taught))
+    rival = "random" if before is None else "before"
+    gated = {(rival, gate.task) for gate in gates}
+    counter = _Counter(progress, len(sitters) * sum(one.size for one in held))
     marks: dict[str, dict[str, list[Mark]]] = {}
-    for who, sitter in sitters:
+    for sitter in sitters:
         for one in held:
-            counter.note = one.task.name if who == "model" else f"{one.task.name} ({who})"
-            lot = who == "random"
-            share = one if not lot or one.task.name in gated else _lot(one)
-            marks.setdefault(who, {})[one.task.name] = _hold(sitter, share, lot, counter)
+            counter.note = one.task.name if sitter.name == "model" else f"{one.task.name} ({sitter.name})"
+            share = one if (sitter.name, one.task.name) in gated else _share(one, sitter.name)
+            marks.setdefault(sitter.name, {})[one.task.name] = _hold(sitter, share, counter)
             counter.tick(one.size - share.size)
-    figures = _figures(model, held, marks)
+    figures = _figures(sitters[0], held, marks)
     figures["notes"] = {one.task.name: one.note for one in prepared if one.note}
-    rival, label = ("before", before_name) if before is not None else ("random", "random weights")
+    label = "random weights" if before is None else before_name
     figures["gates"] = [
         decide(gate, _values(marks[rival][gate.task]), _values(marks["model"][gate.task]), label) for gate in gates
     ]
@@ -201,34 +218,36 @@ def random_model(model: LanguageModel, seed: int) -> LanguageModel:
     return Examinee(engine, model.prefix_ids)
 
 
-def _lot(one: PreparedTask) -> PreparedTask:
-    """The part of a task that random weights are asked."""
+def _share(one: PreparedTask, who: str) -> PreparedTask:
+    """The part of a task that this sitter is asked."""
+    if who == "model":
+        return one
     if one.task.kind == "generate":
-        return replace(one, items=select(one.items, RANDOM_ITEMS))
-    if one.read is not None and one.task.max_bytes is not None:
+        return replace(one, items=select(one.items, RANDOM_ITEMS if who == "random" else BEFORE_ITEMS))
+    if who == "random" and one.read is not None and one.task.max_bytes is not None:
         known = {document.id for document in one.documents}
         fewer = [document for document in one.read(max(1, one.task.max_bytes // RANDOM_BYTES)) if document.id in known]
         return replace(one, documents=fewer or one.documents)
     return one
 
 
-def _hold(model: LanguageModel, one: PreparedTask, lot: bool, counter: _Counter) -> list[Mark]:
-    """One task, one model; of random weights (`lot`) only short answers are taken."""
-    task = one.task
+def _hold(sitter: Sitter, one: PreparedTask, counter: _Counter) -> list[Mark]:
+    """One task, one model; of random weights only short answers are taken."""
+    task, model = one.task, sitter.model
     if task.kind == "bits_per_byte":
         marks = score_documents(model, task, one.documents, counter.tick)
         if not marks:
             raise HanlinError(f"task {task.name}: the held-out documents have no tokens.")
         return marks
+    chat = uses_chat(task, model, sitter.taught)
     assert one.pool is not None
     if task.kind == "choice":
-        return score_choices(model, task, one.items, one.pool, counter.tick)
-    return generate_answers(model, task, one.items, one.pool, counter.tick, RANDOM_TOKENS if lot else None)
+        return score_choices(model, task, one.items, one.pool, counter.tick, chat)
+    most = RANDOM_TOKENS if sitter.name == "random" else None
+    return generate_answers(model, task, one.items, one.pool, counter.tick, chat, most)
 
 
-def _figures(
-    model: LanguageModel, held: Sequence[PreparedTask], marks: dict[str, dict[str, list[Mark]]]
-) -> dict[str, Any]:
+def _figures(sitter: Sitter, held: Sequence[PreparedTask], marks: dict[str, dict[str, list[Mark]]]) -> dict[str, Any]:
     figures: dict[str, Any] = {"tasks": {}, "breakdown": {}, "random": {}, "before": {}, "how": {}}
     for who, tasks in marks.items():
         kept = figures["tasks" if who == "model" else who]
@@ -248,7 +267,7 @@ def _figures(
         figures["how"][task.name] = {
             "kind": task.kind,
             "about": task.about,
-            "chat": task.corpus is None and task.contexts is None and uses_chat(task, model),
+            "chat": uses_chat(task, sitter.model, sitter.taught),
             "few_shot": task.few_shot.count if task.few_shot else 0,
             "items": len(own),
             "truncated": sum(1 for mark in own if mark.record.get("truncated")),

@@ -57,13 +57,17 @@ class _Asked:
     """The context as text, to be read."""
 
 
-def uses_chat(task: Task, model: LanguageModel) -> bool:
-    """Whether `task` is asked through the model's chat template. Raises HanlinError when it must be and there is
-    none."""
+def uses_chat(task: Task, model: LanguageModel, taught: bool = True) -> bool:
+    """Whether `task` is asked through the model's chat template. `taught`: the model was trained on it.
+
+    Raises HanlinError when it must be and there is none.
+    """
+    if task.corpus is not None or task.contexts is not None:
+        return False
     has = model.tokenizer.chat_template is not None
     if task.chat is True and not has:
         raise HanlinError(f"task {task.name} asks through a chat template (`chat: true`), and the model has none.")
-    return has if task.chat == "auto" else bool(task.chat)
+    return has and taught if task.chat == "auto" else task.chat
 
 
 def plain_prompt(task: Task, item: Item, examples: Sequence[Item]) -> str:
@@ -88,8 +92,11 @@ def chat_messages(item: Item, examples: Sequence[Item]) -> list[dict[str, Any]]:
     return [*system, *turns, *rest]
 
 
-def score_choices(model: LanguageModel, task: Task, items: Sequence[Item], pool: FewShotPool, tick: Tick) -> list[Mark]:
-    """Marks of choice items: right by log-likelihood raw, per byte of the choice, and per token.
+def score_choices(
+    model: LanguageModel, task: Task, items: Sequence[Item], pool: FewShotPool, tick: Tick, chat: bool = False
+) -> list[Mark]:
+    """Marks of choice items, asked through the chat template or not: right by log-likelihood raw, per byte of the
+    choice, and per token.
 
     lm-eval's `acc` is the raw one; its `acc_norm` divides by characters and its `acc_bytes` by bytes (equal in ASCII),
     both of the choice without the delimiter, as here. A tie with the right choice counts as wrong.
@@ -97,7 +104,6 @@ def score_choices(model: LanguageModel, task: Task, items: Sequence[Item], pool:
     pairs: list[tuple[list[int], list[int]]] = []
     prompts: list[tuple[str, bool]] = []
     limit = model.config.max_positions
-    chat = uses_chat(task, model) and task.contexts is None and task.corpus is None
     for item in items:
         examples = pool.examples(item)
         if item.contexts:
@@ -257,12 +263,13 @@ def generate_answers(
     items: Sequence[Item],
     pool: FewShotPool,
     tick: Tick,
+    chat: bool = False,
     most_tokens: int | None = None,
 ) -> list[Mark]:
-    """Marks of generate items, greedily decoded. `most_tokens` bounds the answers further than the task does."""
+    """Marks of generate items, asked through the chat template or not, greedily decoded. `most_tokens` bounds the
+    answers further than the task does."""
     from hanlin.inference.types import Request
 
-    chat = uses_chat(task, model)
     limit = model.config.max_positions
     wanted = min(task.max_new_tokens, most_tokens or task.max_new_tokens, max(1, limit // 2))
     tokenizer = model.tokenizer

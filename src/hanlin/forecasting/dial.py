@@ -7,6 +7,7 @@ shapes, the one with the least expected loss in the time is taken (`loss.py`).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,10 @@ if TYPE_CHECKING:
     from hanlin.models import ModelConfig
 
 HEAD = 64
-SHAPES = tuple(
-    (width, layers)
-    for width, layers in (
-        (64, 2), (128, 2), (128, 4), (192, 3), (192, 4), (256, 4), (256, 6), (320, 6), (384, 6), (384, 8), (448, 8), (512, 8),
-        (512, 10), (640, 10), (640, 12), (768, 12), (896, 14), (1024, 16), (1280, 20), (1536, 24), (2048, 24), (2560, 32),
-    )
+SHAPES = (
+    (64, 2), (128, 2), (128, 4), (192, 3), (192, 4), (256, 4), (256, 6), (320, 6), (384, 6), (384, 8), (448, 8),
+    (512, 8), (512, 10), (640, 10), (640, 12), (768, 12), (896, 14), (1024, 16), (1280, 20), (1536, 24), (2048, 24),
+    (2560, 32),
 )  # fmt: skip
 """Width and depth of the shapes to choose among, by size."""
 MEASURE_SECONDS = 1.5
@@ -79,7 +78,7 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
         best = min(range(len(configs)), key=lambda index: forecast(index)[0])
     best = min(speeds, key=lambda index: forecast(index)[0])
     config, shape = configs[best], shapes[best]
-    loss, tokens = forecast(best)
+    tokens = forecast(best)[1]
     compute = tokens * flops_per_token(config, length)
     rows = settings.loop.rows if "rows" in settings.loop.model_fields_set else _rows(batch_tokens(compute), length)
     steps = max(10, round(tokens / (rows * length)))
@@ -94,8 +93,8 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
     )
     context.progress.say(
         f"{seconds / 60:.1f} minutes for training: {shape.layers} layers × {shape.hidden_size}, "
-        f"{matrix_parameters(config) / 1e6:.1f}M weights, {steps:,} steps of {rows} × {length} tokens = {tokens / 1e6:.1f}M "
-        f"({tokens / unique:.2f} of the data) at {tokens / seconds / MARGIN:,.0f} tokens/s measured"
+        f"{matrix_parameters(config) / 1e6:.1f}M weights, {steps:,} steps of {rows} × {length} tokens = "
+        f"{tokens / 1e6:.1f}M ({tokens / unique:.2f} of the data) at {tokens / seconds / MARGIN:,.0f} tokens/s measured"
     )
     return settings.model_copy(update={"model": shape, "loop": loop})
 
@@ -126,7 +125,7 @@ def _speed(speeds: dict[int, float], index: int, configs: list[Any], length: int
     points = sorted((math.log(flops_per_token(configs[i], length)), math.log(speed)) for i, speed in speeds.items())
     if len(points) == 1 or size <= points[0][0]:
         return math.exp(points[0][1])
-    for (x0, y0), (x1, y1) in zip(points, points[1:]):
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
         if size <= x1:
             return math.exp(y0 + (y1 - y0) * (size - x0) / (x1 - x0))
     return math.exp(points[-1][1])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hanlin.inference.numbers import floats, integers
 from hanlin.inference.runner import Runner
 from hanlin.inference.sampling import penalise_repetition
 from hanlin.inference.types import FinishReason, Request
@@ -95,7 +96,7 @@ def _best_continuations(
     size = raw.shape[1]
     found = [
         (value, place // size, place % size)
-        for value, place in zip(values.tolist(), places.tolist())
+        for value, place in zip(floats(values), integers(places))
         if value > -torch.inf
     ]
     return [value for value, _, _ in found], [beam for _, beam, _ in found], [token for _, _, token in found]

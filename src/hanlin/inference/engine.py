@@ -49,7 +49,8 @@ class Engine:
         size = model.config.vocabulary_size
         if tokenizer.vocabulary_size > size:
             raise HanlinError(
-                f"the tokenizer has {tokenizer.vocabulary_size} tokens and the model {size}: they do not belong together"
+                f"the tokenizer has {tokenizer.vocabulary_size} tokens and the model {size}: "
+                "they do not belong together"
             )
         if eos_ids is None:
             turn = tokenizer.end_of_turn_id
@@ -141,8 +142,8 @@ class Engine:
         length, context = len(request.prompt_ids), self.model.config.max_positions
         if length >= context:
             raise HanlinError(
-                f"the prompt has {length} tokens and the model's context is {context}, of which at least one must be left "
-                "for the answer: shorten the prompt"
+                f"the prompt has {length} tokens and the model's context is {context}, of which at least one must be "
+                "left for the answer: shorten the prompt"
             )
         self._check_ids(request.prompt_ids)
         eos = () if request.ignore_eos else self.eos_ids

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import tokenizers
 import torch
@@ -137,7 +137,7 @@ def end_ids(directory: Path) -> list[int] | None:
             raise HanlinError(f"{path} can't be read as a JSON object: {error}") from None
         if found is None:
             continue
-        ids: list[Any] = found if isinstance(found, list) else [found]
+        ids = cast("list[Any]", found if isinstance(found, list) else [found])
         if not all(isinstance(token, int) and token >= 0 for token in ids):
             raise HanlinError(f"eos_token_id in {path} is {found!r}: it must be a token id or a list of them")
         return ids

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -12,19 +14,21 @@ _BLOCK = 1 << 22
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether this device multiplies bfloat16 matrices in hardware. A CPU without avx512_bf16 or AMX emulates it, at
-    a third to a sixth of its float32 speed (measured: `benchmarks/generate_speed.py`)."""
+    """Whether this device multiplies bfloat16 matrices in hardware. An x86 CPU without avx512_bf16 or AMX emulates
+    it, with 16 rows or more at a third to a half of its float32 speed."""
     if device.type != "cpu":
         return True
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    found = torch.cpu.get_capabilities()
+    return any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def fits_half(weight: Tensor) -> bool:
     """Whether float16 holds this matrix as well as bfloat16 does: every number exactly, but for those below 2^-17,
     where float16 is off by at most 2^-25. bfloat16 has 3 bits less of mantissa, so only its larger range could be
     lost."""
-    for rows in weight.split(max(1, _BLOCK // weight.shape[1])):
-        exact = rows.float()
+    height = max(1, _BLOCK // weight.shape[1])
+    for start in range(0, weight.shape[0], height):
+        exact = weight[start : start + height].float()
         if not bool(((exact.half().float() - exact).abs() <= 2.0**-25).all()):
             return False
     return True
@@ -103,10 +107,9 @@ class HalfTransformer(Transformer):
                 for parent in list(block.modules()):
                     for name, child in list(parent.named_children()):
                         if isinstance(child, nn.Linear):
+                            bias = cast("Tensor | None", child.bias)
                             setattr(
-                                parent,
-                                name,
-                                _packed(child.weight.detach(), None if child.bias is None else child.bias.detach()),
+                                parent, name, _packed(child.weight.detach(), None if bias is None else bias.detach())
                             )
                 block.float()
         return converted.eval()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from hanlin.inference.numbers import floats, integers
 from hanlin.inference.types import Request
 
 _MASK = (1 << 64) - 1
@@ -159,9 +160,9 @@ def choose(logits: Tensor, states: Sequence[SamplingState]) -> Choice:
         uniforms = [uniform(states[row].key, states[row].step) for row in sampled]
         tokens[rows] = draw(chances, torch.tensor(uniforms, dtype=torch.float64, device=logits.device))
     logprobs = logits.gather(1, tokens[:, None])[:, 0] - normaliser
-    chosen, chances_of_chosen = tokens.tolist(), logprobs.tolist()
+    chosen, chances_of_chosen = integers(tokens), floats(logprobs)
     # A NaN or +inf among the scores makes the normaliser so; the row has no distribution then.
-    for row, finite in enumerate(normaliser.isfinite().tolist()):
+    for row, finite in enumerate(integers(normaliser.isfinite())):
         if not finite:
             chosen[row] = -1
     top = _top_logprobs(logits, normaliser, states, chosen, chances_of_chosen)
@@ -178,7 +179,7 @@ def _top_logprobs(
     result: list[dict[int, float]] = []
     for row, state in enumerate(states):
         n = state.request.logprobs
-        listed = dict(zip(ids[row, :n].tolist(), values[row, :n].tolist(), strict=True)) if n else {}
+        listed = dict(zip(integers(ids[row, :n]), floats(values[row, :n]), strict=True)) if n else {}
         if n and tokens[row] >= 0:
             listed.setdefault(tokens[row], logprobs[row])
         result.append(listed)

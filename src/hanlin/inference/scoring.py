@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hanlin.artifacts import HanlinError
 from hanlin.inference.cache import additive_mask
+from hanlin.inference.numbers import floats
 from hanlin.inference.runner import compute_dtype
 from hanlin.models import ModelConfig, Transformer
 
@@ -94,7 +95,8 @@ def _check(pairs: Sequence[Pair], limit: int) -> None:
         # The continuation's last token is predicted, not read.
         if len(context) + len(continuation) - 1 > limit:
             raise HanlinError(
-                f"pair {number} has {len(context)} + {len(continuation)} tokens; the model's context is {limit}: shorten it"
+                f"pair {number} has {len(context)} + {len(continuation)} tokens; the model's context is {limit}: "
+                "shorten it"
             )
 
 
@@ -144,7 +146,7 @@ def _score_rows(model: Transformer, rows: Sequence[_Row], results: list[list[flo
     for start in range(0, len(where), step):
         logits = model.logits(chosen[start : start + step]).float()
         label = labels[start : start + step, None]
-        values += (logits.gather(1, label)[:, 0] - logits.logsumexp(1)).tolist()
+        values += floats(logits.gather(1, label)[:, 0] - logits.logsumexp(1))
     offset = 0
     for row in rows:
         for number, _, tokens in row.members:

@@ -1,14 +1,15 @@
 """One decoding step: a token a row through the whole model, with as few operations as that takes.
 
 `Transformer.hidden` would compute the same (the tests hold the two together), but a step of generation is so little
-arithmetic that calling modules and small operations costs as much as the matrix products: written flat, with one
-rotation for queries and keys, one store for keys and values and no autograd, the overhead of a layer falls to about a
-quarter (`benchmarks/generate_speed.py`).
+arithmetic that calling modules and small operations costs a good part of it: written flat, with one rotation for
+queries and keys, one store for keys and values and no autograd, what a layer costs besides its products falls to less
+than half.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,8 @@ def linear_function(module: nn.Module, dtype: torch.dtype) -> Function:
         return lambda x: product(x, packed)
     if not isinstance(module, nn.Linear):
         return module
-    weight, bias = module.weight, module.bias
+    weight: Tensor = module.weight
+    bias = cast("Tensor | None", module.bias)
     if weight.dtype != dtype:
         # Weights in training keep their own precision: they are rounded when used, for they may have changed.
         return lambda x: F.linear(x, weight.to(dtype), None if bias is None else bias.to(dtype))
@@ -38,7 +40,7 @@ def linear_function(module: nn.Module, dtype: torch.dtype) -> Function:
 
 def inverse_rms(x: Tensor, epsilon: Tensor) -> Tensor:
     """1 / sqrt(mean(x²) + epsilon) over the last dimension, which stays with size 1."""
-    norm = torch.linalg.vector_norm(x, 2, -1, True)
+    norm = cast(Tensor, torch.linalg.vector_norm(x, 2, -1, True))  # pyright: ignore[reportUnknownMemberType]
     return torch.addcmul(epsilon, norm, norm, value=1 / x.shape[-1]).rsqrt_()
 
 

@@ -81,7 +81,8 @@ class Request:
             raise UsageError(f"beams is {self.beams}: it must be at least 1")
         if self.beams > 1 and self.temperature > 0:
             raise UsageError(
-                f"beams is {self.beams} and temperature {self.temperature}: beam search does not sample; give one of them"
+                f"beams is {self.beams} and temperature {self.temperature}: beam search does not sample; "
+                "give one of them"
             )
         if not math.isfinite(self.length_penalty):
             raise UsageError(f"length_penalty is {self.length_penalty}: it must be a number")

@@ -3,7 +3,7 @@
 Matrices are drawn from a normal distribution of standard deviation 1/sqrt(fan in), so that a product's output has its
 input's scale whatever the width, and learning rates carry over from narrow to wide models (a fixed 0.02 fits a width of
 2,500, and is too small for the models that a CPU trains). The two projections that write to the residual stream
-(attention's output, MLP's down) are further divided by sqrt(2 · layers), so that the stream's variance does not grow with
+(attention's output, MLP's down) are further divided by sqrt(2 · layers), so that its variance does not grow with
 depth (GPT-2, Radford et al. 2019, section 2.3). Tables (embedding, learned positions, head) are drawn at 0.02: the
 embedding is also the output matrix where the two are tied, and the first loss should be log(vocabulary).
 """

@@ -218,7 +218,7 @@ class Transformer(nn.Module):
         last = length - 1 if position_ids is None or position_ids.device.type != "cpu" else int(position_ids.max())
         if last >= size:
             raise HanlinError(
-                f"position {last} is beyond the {size} positions that this {self.config.family} model has: shorten the text"
+                f"position {last} is beyond the {size} positions of this {self.config.family} model: shorten the text"
             )
         return self.positions.weight[:length] if position_ids is None else self.positions(position_ids)
 

@@ -129,12 +129,14 @@ def library() -> list[str]:
 
 
 def parse_value(raw: str) -> Any:
-    """The value of `key=value`: YAML for numbers, booleans, null and [lists]; anything else is text as it stands."""
+    """The value of `key=value`: YAML for numbers, booleans, null, [lists] and {maps}; anything else is text."""
     try:
         value = yaml.safe_load(raw) if raw else ""
     except yaml.YAMLError:
         return raw
-    return raw if isinstance(value, dict) or not isinstance(value, str | int | float | bool | list | None) else value
+    if isinstance(value, dict):
+        return value if raw.lstrip().startswith("{") else raw
+    return value if isinstance(value, str | int | float | bool | list | None) else raw
 
 
 def steps(recipe: Recipe) -> list[Step]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Generator
 from typing import Any, cast
 
 import torch
@@ -44,6 +46,21 @@ def compile_blocks(model: nn.Module) -> None:
     """Compile each block's forward in place. The blocks have the same code, so it is compiled once and used for all."""
     for block in _blocks(model):
         block.compile(dynamic=False)
+
+
+@contextlib.contextmanager
+def uncompiled(model: nn.Module) -> Generator[None, None, None]:
+    """Within it the blocks run as they are written: other shapes, and passes without gradients, would each be compiled
+    anew for a use or two."""
+    blocks = [cast(Any, block) for block in _blocks(model)]
+    compiled = [block._compiled_call_impl for block in blocks]
+    try:
+        for block in blocks:
+            block._compiled_call_impl = None
+        yield
+    finally:
+        for block, forward in zip(blocks, compiled):
+            block._compiled_call_impl = forward
 
 
 def undo_compile(model: nn.Module) -> None:

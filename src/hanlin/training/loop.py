@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from hanlin.artifacts import HanlinError, Progress, write_json
+from hanlin.models.memory import keep_freed_memory
 from hanlin.training.checkpoints import Checkpoints, seed_everything
-from hanlin.training.compiling import choose_compile, compile_blocks, undo_compile
+from hanlin.training.compiling import choose_compile, compile_blocks, uncompiled, undo_compile
 from hanlin.training.interruption import Interruption, deterministic
 from hanlin.training.job import Job
 from hanlin.training.objectives import Objective, Rows
@@ -47,6 +48,7 @@ def train(job: Job, settings: LoopSettings, workdir: Path, seed: int, progress: 
     device = choose_device(settings.device)
     checkpoints = Checkpoints(workdir / CHECKPOINTS, settings.keep_checkpoints)
     decisions = _decide(job, settings, device, checkpoints.directory / "decisions.json", world, progress)
+    keep_freed_memory()
     seed_everything(seed, world.rank)
     job.model.to(device).train()
     run = RunState(
@@ -222,7 +224,7 @@ def _evaluate(job: Job, run: RunState) -> bool:
     if job.evaluate is None:
         return False
     run.working.module.eval()
-    with torch.no_grad():
+    with torch.no_grad(), uncompiled(run.working.module):
         found = {
             name: value if math.isfinite(value) else None for name, value in job.evaluate(run.working.module).items()
         }
@@ -234,7 +236,7 @@ def _evaluate(job: Job, run: RunState) -> bool:
     loss = found["loss"]
     if loss is None or (run.best is not None and loss >= run.best["loss"]):
         return False
-    run.best = {"step": run.step, "loss": loss}
+    run.best = {"step": run.step, **found}
     return True
 
 

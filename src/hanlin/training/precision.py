@@ -62,11 +62,11 @@ def choose_precision(wanted: str, device: torch.device, progress: Progress) -> P
 class WorkingCopy:
     """The module that computes, beside the fp32 master weights that the optimiser changes.
 
-    fp32: they are one and the same. bf16: a copy of the model in bfloat16, all of it (embeddings and norm weights too,
-    as FSDP2's MixedPrecisionPolicy(param_dtype=bfloat16) has it), refreshed after each step. The products and the
-    residual stream are then bfloat16; softmax, norms and cross-entropy compute in float32 inside their kernels; each
-    micro-batch's gradient is added to a float32 sum. Against autocast this casts every weight once a step instead of
-    once a micro-batch, halves the activations' memory, and leaves the model code as it is.
+    fp32: they are one and the same. bf16: a copy of the model whose matrices, embeddings among them, are bfloat16,
+    refreshed after each step. The products and the residual stream are then bfloat16; norm weights stay float32;
+    softmax, norms and cross-entropy compute in float32 inside their kernels; each micro-batch's gradient is added to a
+    float32 sum. Against autocast, or `Transformer.compute_dtype`, every weight is cast once a step and not once a
+    micro-batch: a CPU, whose micro-batches are small, would spend about a twentieth of its time on that.
     """
 
     def __init__(self, master: nn.Module, precision: Precision) -> None:
@@ -75,7 +75,10 @@ class WorkingCopy:
         self.masters = [p for p in master.parameters() if p.requires_grad]
         self.module = master
         if precision == "bf16":
-            self.module = copy.deepcopy(master).to(torch.bfloat16)
+            self.module = copy.deepcopy(master)
+            for parameter in self.module.parameters():
+                if parameter.ndim >= 2:
+                    parameter.data = parameter.data.to(torch.bfloat16)
         self.workers = [p for p in self.module.parameters() if p.requires_grad]
 
     @torch.no_grad()

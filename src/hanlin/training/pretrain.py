@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from hanlin.artifacts import Settings, Stage, StageContext
+from hanlin.artifacts import HanlinError, Settings, Stage, StageContext
 from hanlin.models.config import ModelConfig
 from hanlin.training.settings import LoopSettings
 
@@ -28,8 +28,8 @@ class PretrainSettings(Settings):
 
     data: str
     """The tokens stage to train on; its tokenizer goes into the model's directory."""
-    model: ModelShape = ModelShape(hidden_size=256, layers=4, heads=4)
-    """The model's shape."""
+    model: ModelShape | Literal["auto"] = ModelShape(hidden_size=256, layers=4, heads=4)
+    """The model's shape; auto: the one with the least expected loss in the recipe's `minutes`."""
     loop: LoopSettings = LoopSettings()
     """Batches, steps, optimiser, precision, checkpoints."""
 
@@ -69,6 +69,8 @@ def model_config(settings: PretrainSettings, data: Path) -> ModelConfig:
     """The whole shape: with the vocabulary of the tokens in `data`, and positions for rows of the loop's length."""
     from hanlin.data import TokenShards
 
+    if settings.model == "auto":
+        raise HanlinError("`model: auto` was not resolved: run the stage by a recipe, or give a shape.")
     shape = settings.model.model_dump()
     if not shape["vocabulary_size"]:
         shape["vocabulary_size"] = TokenShards.open(data).vocabulary_size

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hanlin.artifacts import HanlinError, Progress, write_json
+from hanlin.training.compiling import uncompiled
 from hanlin.training.diagnosis import Facts, diagnose
 from hanlin.training.job import Job
 from hanlin.training.schedules import rate_factor
@@ -94,7 +95,10 @@ def look_into(job: Job, run: RunState, batch: Any, position: int) -> dict[str, A
     if job.token_losses is None:
         return found
     device = next(run.working.module.parameters()).device
-    losses = [job.token_losses(run.working.module, batch.slice(i, i + 1).to(device)).cpu() for i in range(batch.rows)]
+    with uncompiled(run.working.module):
+        losses = [
+            job.token_losses(run.working.module, batch.slice(i, i + 1).to(device)).cpu() for i in range(batch.rows)
+        ]
     all_losses = torch.cat(run.world.gather(torch.cat(losses)))
     labels = torch.cat(run.world.gather(batch.labels))
     trained = labels != IGNORED

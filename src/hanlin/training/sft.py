@@ -116,13 +116,16 @@ class Prepared:
         from hanlin.data.conversations import PackedConversations
         from hanlin.data.rendered import RenderedConversations
         from hanlin.tokenization import Tokenizer
+        from hanlin.training.parallel import World
 
         self.tokenizer: Tokenizer = Tokenizer.load(context.inputs["model"].path)
         self.tokenizer.check_chat()
         reading = context.workdir / READING
-        if not reading.is_file():
+        world = World.current()
+        if world.first and not reading.is_file():
             # Written last: what is there without it is from an attempt that was killed, and is written anew.
             _render(settings, context, self.tokenizer)
+        world.barrier()
         self.reading: dict[str, Any] = json.loads(reading.read_text(encoding="utf-8"))
         loop = settings.loop
         self.source = PackedConversations(

@@ -20,6 +20,7 @@ from hanlin.training.compiling import choose_compile
 from hanlin.training.job import Job
 from hanlin.training.loop import train
 from hanlin.training.objectives import next_token, token_losses
+from hanlin.training.parallel import World
 from hanlin.training.precision import DTYPES, choose_device, choose_precision, matmul_rate
 from hanlin.training.settings import LoopSettings
 
@@ -76,7 +77,9 @@ def train_language_model(
     token_counts: Tensor | None = None,
 ) -> dict[str, Any]:
     """Train by next-token prediction, write the model into `context.workdir`, and return the stage's figures."""
-    clear_parts(context.workdir)
+    world = World.current()
+    if world.first:
+        clear_parts(context.workdir)
     config = model.config
     steps = count_steps(loop, source)
     epochs = source.epochs_at(steps)
@@ -101,7 +104,9 @@ def train_language_model(
     )
     figures = train(job, loop, context.workdir, context.seed, context.progress)
     model.to("cpu").eval()
-    save_model(context.workdir, model, cast(Any, tokenizer))
+    if world.first:
+        save_model(context.workdir, model, cast(Any, tokenizer))
+    world.barrier()
     total = sum(parameter.numel() for parameter in model.parameters())
     embedding = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Embedding))
     figures["epochs"] = source.epochs_at(steps + len(figures["skipped_batches"]))

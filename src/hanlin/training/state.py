@@ -42,7 +42,7 @@ class RunState:
     spikes: list[dict[str, Any]] = field(default_factory=list)
     """Every spike: {step, batch, measure, value, median, in_a_row, rolled_back_to, skipped, file}; never forgotten."""
     best: dict[str, Any] | None = None
-    """The best evaluation so far: {step, loss}."""
+    """The best evaluation so far: {step, loss, …}."""
     validations: list[dict[str, Any]] = field(default_factory=list)
     """Every evaluation: {step, loss, …}."""
     seconds_before: float = 0.0

@@ -1,0 +1,177 @@
+"""The command from outside: what it prints, and with which status it ends."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import hanlin as package
+from tests.conftest import SMALL_WORLD, hanlin
+
+
+def test_help_is_there_at_once_and_imports_nothing_heavy():
+    took = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        done = hanlin("--help")
+        took.append(time.perf_counter() - begun)
+        assert done.returncode == 0
+        assert "own-text" in done.stdout
+    bare = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import typer, rich.console, pydantic"], check=True)
+        bare.append(time.perf_counter() - begun)
+    assert statistics.median(took) < 2 * statistics.median(bare) + 0.3
+    heavy = "('torch', 'numpy', 'pyarrow', 'transformers', 'yaml')"
+    code = f"import sys, hanlin.cli.main; print([m for m in {heavy} if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert loaded.strip() == "[]"
+
+
+def test_a_run_has_a_directory_a_stage_and_a_recipe_that_is_the_same_run(small_run, tmp_path):
+    names = {path.name for path in small_run.iterdir()}
+    assert {
+        "world",
+        "corpus",
+        "tokenizer",
+        "tokens",
+        "base",
+        "base-exam",
+        "chat",
+        "chat-exam",
+        "recipe.yaml",
+        "report.html",
+    } <= names
+    for model in ("base", "chat"):
+        held = {path.name for path in (small_run / model).iterdir()}
+        assert {"config.json", "model.safetensors", "tokenizer.json", "manifest.json", "generation_config.json"} <= held
+        assert "checkpoints" not in held
+    resolved = yaml.safe_load((small_run / "recipe.yaml").read_text())
+    assert "auto" not in json.dumps(resolved)
+    again = hanlin("run", small_run / "recipe.yaml", "--out", tmp_path / "again")
+    assert again.returncode == 0, again.stderr
+    for model in ("base", "chat"):
+        first, second = ((root / model / "model.safetensors").read_bytes() for root in (small_run, tmp_path / "again"))
+        assert first == second
+
+
+def test_what_is_done_is_not_done_again(small_run):
+    before = {path: path.stat().st_mtime_ns for path in small_run.glob("*/manifest.json")}
+    done = hanlin("run", "world", *SMALL_WORLD, "--out", small_run)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("was done already") == 8
+    assert {path: path.stat().st_mtime_ns for path in small_run.glob("*/manifest.json")} == before
+    assert f"hanlin chat {small_run}/chat" in done.stdout.replace("\n", "")
+
+
+def test_generate_prints_the_answer_alone_and_the_same_for_the_same_seed(small_run):
+    words = ["generate", small_run / "chat", "--prompt", "Who wrote it?", "--max-new-tokens", 8]
+    first, second = hanlin(*words, "--temperature", 1, "--seed", 5), hanlin(*words, "--temperature", 1, "--seed", 5)
+    assert first.returncode == second.returncode == 0, first.stderr
+    assert first.stdout == second.stdout
+    assert first.stderr == ""
+    model = package.load(small_run / "chat")
+    expected = model.generate("Who wrote it?", max_new_tokens=8, temperature=1.0, seed=5).text
+    assert first.stdout == expected + "\n"
+    raw = hanlin(*words, "--raw", "--dtype", "bfloat16")
+    assert raw.returncode == 0, raw.stderr
+
+
+def test_chat_answers_each_line(small_run):
+    done = hanlin("chat", small_run / "chat", "--max-new-tokens", 4, stdin="hello\n/undo\n/new\nhello\n/quit\n")
+    assert done.returncode == 0, done.stderr
+
+
+def test_eval_writes_every_figure_with_its_interval(small_run, tmp_path):
+    file = tmp_path / "figures.json"
+    done = hanlin("eval", small_run / "chat", "--tasks", "world/facts", "world/addition", "--json", file)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(file.read_text())["tasks"]
+    assert set(figures) == {"world/facts", "world/addition"}
+    for metrics in figures.values():
+        for entry in metrics.values():
+            assert entry["low"] <= entry["value"] <= entry["high"]
+            assert entry["n"] > 0
+
+
+def test_results_have_the_form_that_programs_rely_on(small_run):
+    found = json.loads(hanlin("results", small_run, "--json").stdout)
+    facts = found["stages"]["chat"]["exams"]["world/facts"]["accuracy"]
+    assert set(facts) >= {"value", "low", "high", "n"}
+    assert found["stages"]["base"]["figures"]["tokens_per_second"] > 0
+    assert found["stages"]["corpus"]["figures"]["ledger"]["balanced"] is True
+    assert found["figures"]["seconds"] > 0
+    assert "world/facts" in hanlin("results", small_run).stdout
+
+
+def test_trace_leads_back_to_the_files(small_run):
+    found = json.loads(hanlin("trace", small_run, "--step", 3, "--json").stdout)
+    assert found["stage"] == "base"
+    assert found["documents"]
+    for piece in found["documents"]:
+        file = small_run / "world/documents" / Path(piece["file"]).name
+        with file.open("rb") as stream:
+            stream.seek(piece["offset"])
+            row = json.loads(stream.readline())
+        assert row["source"] == piece["source"] or piece["source"] == file.stem
+    assert "pieces of documents" in hanlin("trace", small_run, "--step", 3, "--stage", "chat").stdout
+    outside = hanlin("trace", small_run, "--step", 999)
+    assert outside.returncode == 1
+    assert "there is no step 999" in outside.stderr
+
+
+def test_lineage_names_every_input_and_notices_damage(small_run, tmp_path):
+    tree = json.loads(hanlin("lineage", small_run / "chat", "--json").stdout)
+    assert tree["inputs"]["model"]["inputs"]["data"]["inputs"]["corpus"]["inputs"]["world"]["kind"] == "world"
+    printed = hanlin("lineage", small_run / "chat", "--check")
+    assert printed.returncode == 0, printed.stderr
+    for name in ("chat", "base", "tokens", "tokenizer", "corpus", "world"):
+        assert name in printed.stdout
+    missing = hanlin("lineage", tmp_path)
+    assert missing.returncode == 1
+    assert "not a finished artifact" in missing.stderr
+
+
+def test_preview_shows_what_is_trained_on(small_run):
+    done = hanlin("data", "preview", small_run / "world/instructions.jsonl", "--tokenizer", small_run / "tokenizer")
+    assert done.returncode == 0, done.stderr
+    assert "<|im_start|>" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["run", "no-such-recipe"], 2, "no recipe"),
+        (["run", "world", "world.entitis=60"], 1, "did you mean 'entities'"),
+        (["run", "world", "nonsense.key=1"], 2, "no stage 'nonsense'"),
+        (["run", "own-text", "corpus.inputs=/no/such/folder"], 2, "/no/such/folder"),
+        (["generate", "/no/such/model", "--prompt", "x"], 1, "/no/such/model"),
+        (["generate"], 2, ""),
+        (["nonsense"], 2, ""),
+        (["eval", "/no/such/model", "--tasks", "world/facts"], 1, "/no/such/model"),
+        (["results", "/no/such/run"], 1, "not a run directory"),
+        (["data", "preview", "/no/such/file"], 2, "/no/such/file"),
+    ],
+)
+def test_errors_are_explained_without_a_traceback(words, status, message, tmp_path):
+    done = hanlin(*words, cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    assert message in done.stderr.replace("\n", " ")
+
+
+def test_recipe_show_says_where_each_value_comes_from():
+    shown = hanlin("recipe", "show", "world", "seed=4", "base.loop.rows=8").stdout
+    assert any("seed: 4" in line and "command line" in line for line in shown.splitlines())
+    assert any("rows: 8" in line and "command line" in line for line in shown.splitlines())
+    assert any("vocabulary_size" in line and "world.yaml:" in line for line in shown.splitlines())
+    assert any("max_token_bytes" in line and "default" in line for line in shown.splitlines())
+    schema = hanlin("recipe", "schema", "sft").stdout
+    assert "learning_rate" in schema
+    assert json.loads(hanlin("recipe", "schema", "corpus", "--json").stdout)["corpus"]["properties"]["inputs"]
