@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/hanlin run world
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist worksteal
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check src tests benchmarks

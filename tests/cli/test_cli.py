@@ -25,10 +25,11 @@ def test_help_is_there_at_once_and_imports_nothing_heavy():
     bare = []
     for _ in range(3):
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import typer, rich.console, pydantic"], check=True)
+        subprocess.run([sys.executable, "-m", "typer", "--help"], check=True, capture_output=True)
         bare.append(time.perf_counter() - begun)
-    assert statistics.median(took) < 2 * statistics.median(bare) + 0.3
-    heavy = "('torch', 'numpy', 'pyarrow', 'transformers', 'yaml')"
+    # Measured against typer's own help in the same minute: absolute times say more of the machine than of the command.
+    assert statistics.median(took) < 2 * statistics.median(bare)
+    heavy = "('torch', 'numpy', 'pyarrow', 'transformers', 'yaml', 'pydantic')"
     code = f"import sys, hanlin.cli.main; print([m for m in {heavy} if m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert loaded.strip() == "[]"
@@ -156,7 +157,7 @@ def test_preview_shows_what_is_trained_on(small_run):
         (["nonsense"], 2, ""),
         (["eval", "/no/such/model", "--tasks", "world/facts"], 1, "/no/such/model"),
         (["results", "/no/such/run"], 1, "not a run directory"),
-        (["data", "preview", "/no/such/file"], 2, "/no/such/file"),
+        (["data", "preview", "/no/such/file"], 1, "/no/such/file"),
     ],
 )
 def test_errors_are_explained_without_a_traceback(words, status, message, tmp_path):

@@ -15,7 +15,7 @@ GOOD = """\
 name: small
 seed: 3
 stages:
-  world: {kind: world, entities: 40}
+  world: {kind: world, entities: 60}
   corpus: {kind: corpus, world: world}
   tokenizer: {kind: tokenizer, corpus: corpus, vocabulary_size: 600}
   tokens: {kind: tokens, corpus: corpus, tokenizer: tokenizer}
@@ -67,8 +67,8 @@ def test_values_on_the_command_line(raw, value):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("entities: 40", "entitys: 40", r"r\.yaml:4: world\.entitys: unknown key; did you mean 'entities'"),
-        ("entities: 40", "entities: many", r"r\.yaml:4: world\.entities: .*integer"),
+        ("entities: 60", "entitys: 60", r"r\.yaml:4: world\.entitys: unknown key; did you mean 'entities'"),
+        ("entities: 60", "entities: many", r"r\.yaml:4: world\.entities: .*integer"),
         ("kind: tokens,", "kind: token,", "did you mean 'tokens'"),
         ("world: world}", "world: wrld}", "did you mean 'world'"),
         ("data: tokens}", "data: corpus}", "is a stage of kind corpus, not tokens"),
@@ -96,7 +96,7 @@ def test_a_recipe_without_an_exam_is_refused(tmp_path):
 
 
 def test_a_circle_is_refused(tmp_path):
-    text = GOOD.replace("{kind: world, entities: 40}", "{kind: sft, model: chat, world: world}")
+    text = GOOD.replace("{kind: world, entities: 60}", "{kind: sft, model: chat, world: world}")
     text = text.replace("base: {kind: pretrain, data: tokens}", "chat: {kind: sft, model: world, world: world}")
     with pytest.raises(HanlinError):
         steps(load_recipe(write(tmp_path, text)))

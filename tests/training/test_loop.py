@@ -140,3 +140,18 @@ def test_curves_are_thinned_to_means(tmp_path):
     assert len(found["step"]) <= 400 and found["step"][-1] == 999
     assert found["loss"][0] == 1.0 and found["grad_norm"][0] == 2.0
     assert found["validation"] == [{"step": 1000, "loss": 3.0, "bits_per_byte": 1.0}]
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_that_of_the_plain_one(tmp_path):
+    """Up to rounding; and evaluations and the end run the blocks as they are written."""
+    finals = []
+    for name, compiled in (("plain", False), ("compiled", True)):
+        (tmp_path / name).mkdir()
+        job = toy_job(4)
+        figures = train(job, toy_settings(compile=compiled, evaluate_every=2), tmp_path / name, 0, Silent())
+        assert figures["compile"] is compiled
+        assert all(block._compiled_call_impl is None for block in job.model.blocks)
+        finals.append((figures["curves"]["loss"], figures["validation"]["last"]["loss"]))
+    assert finals[0][0] == pytest.approx(finals[1][0], abs=1e-4)
+    assert finals[0][1] == pytest.approx(finals[1][1], abs=1e-3)

@@ -201,7 +201,7 @@ def show_end(run: Run, report: Path) -> None:
         console.print("\n[bold]questions and answers[/bold]")
         for sample in samples:
             verdict = "[green]✓[/green]" if sample.get("correct") else "[red]✗[/red]"
-            console.print(f"{verdict} [cyan]{escape(sample['prompt'].strip())}[/cyan]")
+            console.print(f"{verdict} [cyan]{escape(sample['question'].strip())}[/cyan]")
             console.print(f"    {escape(sample['output'].strip())}")
     console.print(f"\nreport   {report}")
     model = last_model(run.artifacts)

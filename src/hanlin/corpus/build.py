@@ -372,5 +372,6 @@ STAGE = Stage(
     settings=CorpusSettings,
     run=run_corpus,
     inputs={"world": ("world",)},
+    paths=("inputs",),
     fingerprint=_fingerprint,
 )

@@ -301,6 +301,7 @@ def _mark_answer(task: Task, item: Item, completion: Any, prompt: str, truncated
     found = extract(task, completion.text)
     right = matches(task, found, item.answers)
     record: dict[str, Any] = {
+        "question": item.prompt,
         "prompt": prompt,
         "output": completion.text,
         "extracted": found,

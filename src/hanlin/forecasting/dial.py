@@ -9,14 +9,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hanlin.artifacts import HanlinError, StageContext
-from hanlin.training.pretrain import PRETRAIN_STAGE, ModelShape, PretrainSettings, resolve_pretrain
+from hanlin.training.pretrain import PRETRAIN_STAGE, ModelShape, PretrainSettings, model_config, resolve_pretrain
 from hanlin.training.settings import LoopSettings
-
-if TYPE_CHECKING:
-    from hanlin.models import ModelConfig
+from hanlin.training.sft import SFT_STAGE, SftSettings, resolve_sft
 
 HEAD = 64
 SHAPES = (
@@ -57,7 +55,8 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
     unique = int(shards.offsets[-1])
     given = settings.model
     shapes = [given] if given != "auto" else [shape_of(width, layers, length) for width, layers in SHAPES]
-    configs = [_with_vocabulary(shape, shards.vocabulary_size) for shape in shapes]
+    directory = context.inputs["data"].path
+    configs = [model_config(settings.model_copy(update={"model": shape}), directory) for shape in shapes]
     speeds: dict[int, float] = {}  # index of a measured shape → FLOP/s
     loop = settings.loop.model_copy(update={"precision": precision})
 
@@ -99,18 +98,31 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
     return settings.model_copy(update={"model": shape, "loop": loop})
 
 
+def resolve_sft_with_dial(settings: SftSettings, context: StageContext) -> SftSettings:
+    """As always, but with no more steps than the recipe's `minutes` leave time for."""
+    resolved = resolve_sft(settings, context)
+    if context.seconds_left is None or settings.loop.steps is not None or resolved.loop.steps is None:
+        return resolved
+    from hanlin.models.hub import load_config
+    from hanlin.training.sft import Prepared
+    from hanlin.training.speed import seconds_per_step
+
+    config, loop = load_config(context.inputs["model"].path), resolved.loop
+    assert loop.precision != "auto"
+    took = seconds_per_step(config, loop, loop.precision, Prepared(resolved, context).source, MEASURE_SECONDS)
+    most = max(10, int(context.seconds_left * MARGIN / took))
+    if most < loop.steps:
+        context.progress.say(f"{context.seconds_left / 60:.1f} minutes are left: {most} of {loop.steps} steps fit")
+        loop = loop.model_copy(update={"steps": most})
+    return resolved.model_copy(update={"loop": loop})
+
+
 def shape_of(width: int, layers: int, length: int) -> ModelShape:
     """The Qwen3 shape of a width and a depth."""
     heads = max(1, width // HEAD)
     return ModelShape(
         family="qwen3", hidden_size=width, layers=layers, heads=heads, head_dim=HEAD, max_positions=max(2048, length)
     )
-
-
-def _with_vocabulary(shape: ModelShape, size: int) -> ModelConfig:
-    from hanlin.models import ModelConfig
-
-    return ModelConfig(**{**shape.model_dump(), "vocabulary_size": shape.vocabulary_size or size})
 
 
 def _speed(speeds: dict[int, float], index: int, configs: list[Any], length: int) -> float:
@@ -146,3 +158,5 @@ def _rates(loop: LoopSettings, compute: float) -> dict[str, float]:
 
 DIAL_STAGE = dataclasses.replace(PRETRAIN_STAGE, resolve=resolve_with_dial)
 """The stage `pretrain` as recipes know it."""
+SFT_DIAL_STAGE = dataclasses.replace(SFT_STAGE, resolve=resolve_sft_with_dial)
+"""The stage `sft` as recipes know it."""

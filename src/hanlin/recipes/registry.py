@@ -14,7 +14,7 @@ KINDS: dict[str, str] = {
     "tokenizer": "hanlin.tokenization.train:TRAIN_STAGE",
     "tokens": "hanlin.data.stage:TOKENS_STAGE",
     "pretrain": "hanlin.forecasting.dial:DIAL_STAGE",
-    "sft": "hanlin.training.sft:SFT_STAGE",
+    "sft": "hanlin.forecasting.dial:SFT_DIAL_STAGE",
     "exam": "hanlin.evaluation.exam:EXAM_STAGE",
 }
 

@@ -70,12 +70,22 @@ def last_model(artifacts: dict[str, Artifact]) -> Artifact | None:
 def sample_answers(exam: Artifact, count: int = 5) -> list[dict[str, Any]]:
     """Up to `count` questions with the model's answers from an exam's records, taken from its tasks in turn.
 
-    Returns [{"task", "prompt", "output", "answers", "correct"}].
+    Of a choice the answer is what the model found likeliest. Returns [{"task", "question", "output", "correct"}].
     """
     columns: list[list[dict[str, Any]]] = []
-    for file in sorted((exam.path / "records").glob("**/*.jsonl")):
-        task = file.relative_to(exam.path / "records").with_suffix("").as_posix()
-        rows = [row for row in read_jsonl(file) if isinstance(row.get("output"), str)]
-        columns.append([{**row, "task": task} for row in rows[:count]])
+    for task in exam.figures.get("tasks", {}):
+        file = exam.path / "records" / f"{task}.jsonl"
+        rows = [_sample(task, row) for row in read_jsonl(file)[:count]] if file.is_file() else []
+        columns.append([row for row in rows if row is not None])
     turns = itertools.chain.from_iterable(itertools.zip_longest(*columns))
     return [row for row in turns if row is not None][:count]
+
+
+def _sample(task: str, row: dict[str, Any]) -> dict[str, Any] | None:
+    if "output" in row:
+        return {"task": task, "question": row["question"], "output": row["output"], "correct": row["correct"]}
+    if "chosen" in row:
+        question = row["prompt"].strip()
+        shown = question if len(question) <= 200 else "… " + question[-200:]
+        return {"task": task, "question": shown, "output": row["choices"][row["chosen"]], "correct": row["correct"]}
+    return None

@@ -24,7 +24,7 @@ from hanlin.training.parallel import World
 from hanlin.training.precision import DTYPES, choose_device, choose_precision, matmul_rate
 from hanlin.training.settings import LoopSettings
 
-WARN_EPOCHS = 1.001
+WARN_EPOCHS = 1.01
 L = TypeVar("L", bound=LoopSettings)
 
 

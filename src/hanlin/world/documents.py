@@ -24,7 +24,7 @@ class WorldDocument:
     document's id), `leak` (ids of exam items), `private` (kind and value of what is private in it) and `mojibake`."""
 
 
-SHARES = {"arithmetic": 0.04, "translation": 0.03, "stories": 0.05, "web": 0.03}
+SHARES = {"arithmetic": 0.12, "translation": 0.03, "stories": 0.05, "web": 0.03}
 """How many documents the other sources have for each page about an entity."""
 
 

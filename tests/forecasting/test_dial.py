@@ -1,0 +1,43 @@
+"""The dial: what it chooses, and that it says no when it must."""
+
+import pytest
+
+from hanlin.artifacts import HanlinError, StageContext
+from hanlin.forecasting import dial
+from hanlin.forecasting.loss import batch_tokens, effective_tokens, expected_loss
+from hanlin.training.pretrain import PretrainSettings
+
+
+def test_repeated_tokens_are_worth_less_and_never_more_than_a_bound():
+    assert effective_tokens(5e6, 1e7) == 5e6
+    once, twice, often = (effective_tokens(n * 1e7, 1e7) for n in (1, 2, 1000))
+    assert once < twice < 2e7
+    assert often <= 1e7 * (1 + 15.39)
+
+
+def test_more_of_either_never_hurts():
+    for parameters in (1e6, 1e8):
+        for tokens in (1e6, 1e9):
+            here = expected_loss(parameters, tokens, 1e12)
+            assert expected_loss(2 * parameters, tokens, 1e12) < here
+            assert expected_loss(parameters, 2 * tokens, 1e12) < here
+
+
+def test_the_batch_grows_with_compute_as_in_the_source():
+    assert batch_tokens(1e20) == pytest.approx(0.2920 * 1e20**0.3271)
+    assert batch_tokens(1e14) < batch_tokens(1e16)
+
+
+def test_auto_needs_a_time(tmp_path):
+    settings = PretrainSettings(data="tokens", model="auto")
+    with pytest.raises(HanlinError, match="minutes=N"):
+        dial.resolve_with_dial(settings, StageContext(tmp_path, {}))
+
+
+def test_speeds_between_measured_shapes_are_interpolated():
+    configs = [dial.shape_of(width, layers, 128) for width, layers in ((64, 2), (128, 4), (256, 6))]
+    configs = [shape.model_copy(update={"vocabulary_size": 1000}) for shape in configs]
+    speeds = {0: 1e10, 2: 4e10}
+    assert dial._speed(speeds, 0, configs, 128) == 1e10
+    assert 1e10 < dial._speed(speeds, 1, configs, 128) < 4e10
+    assert dial._speed({0: 1e10}, 2, configs, 128) == pytest.approx(1e10)
