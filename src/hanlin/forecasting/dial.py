@@ -101,7 +101,8 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
 def resolve_sft_with_dial(settings: SftSettings, context: StageContext) -> SftSettings:
     """As always, but with no more steps than the recipe's `minutes` leave time for."""
     resolved = resolve_sft(settings, context)
-    if context.seconds_left is None or settings.loop.steps is not None or resolved.loop.steps is None:
+    planned = resolved.loop.steps
+    if context.seconds_left is None or settings.loop.steps is not None or planned is None:
         return resolved
     from hanlin.models.hub import load_config
     from hanlin.training.sft import Prepared
@@ -111,8 +112,8 @@ def resolve_sft_with_dial(settings: SftSettings, context: StageContext) -> SftSe
     assert loop.precision != "auto"
     took = seconds_per_step(config, loop, loop.precision, Prepared(resolved, context).source, MEASURE_SECONDS)
     most = max(10, int(context.seconds_left * MARGIN / took))
-    if most < loop.steps:
-        context.progress.say(f"{context.seconds_left / 60:.1f} minutes are left: {most} of {loop.steps} steps fit")
+    if most < planned:
+        context.progress.say(f"{context.seconds_left / 60:.1f} minutes are left: {most} of {planned} steps fit")
         loop = loop.model_copy(update={"steps": most})
     return resolved.model_copy(update={"loop": loop})
 
