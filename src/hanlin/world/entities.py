@@ -204,10 +204,10 @@ class Population:
                 return None
             value = (target.name_en, target.name_zh)
         elif attribute in ("birth_year", "founded", "year"):
-            year = values.FIRST_YEAR + below(rng, values.LAST_YEAR - values.FIRST_YEAR + 1)
+            year = pick(rng, values.YEARS)
             value = (f"{year}", f"{year}年")
         elif attribute == "price":
-            price = values.LOWEST_PRICE + below(rng, values.HIGHEST_PRICE - values.LOWEST_PRICE + 1)
+            price = pick(rng, values.PRICES)
             value = (f"{price} crowns", f"{price}克朗")
             product = self._product(index)
             item = (product[0], product[2])

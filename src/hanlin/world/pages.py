@@ -154,7 +154,8 @@ def _faq(facts: Sequence[Fact], entity: Entity, language: str, rng: Random) -> s
     for fact in facts:
         if fact.asked:
             asked = telling.question(fact, name, language, rng)
-            lines.append(f"{ask}{asked}\n{reply}{telling.answer(fact, language)}")
+            said = telling.sentence(fact.value(language), language) if reply else telling.answer(fact, language)
+            lines.append(f"{ask}{asked}\n{reply}{said}")
         else:
             lines.append(telling.statement(fact, entity, language, rng))
     return "\n".join(lines)

@@ -63,7 +63,7 @@ def _fact(population: Population, number: int, language: str, rng: Random, exam:
         return None
     fact, question = drawn
     wrong = next(population.alternatives(fact, rng))[language == "zh"]
-    return question, telling.answer(fact, language), telling.sentence(wrong, language), 3.0, {"facts": [fact.id]}
+    return question, telling.answer(fact, language), telling.reply(wrong, language), 3.0, {"facts": [fact.id]}
 
 
 def _sum(population: Population, number: int, language: str, rng: Random, exam: bool) -> Pair:
@@ -78,7 +78,7 @@ def _sum(population: Population, number: int, language: str, rng: Random, exam: 
 def _unknown(population: Population, number: int, language: str, rng: Random, exam: bool) -> Pair:
     question, _ = manners.unanswerable(population, language, rng, exam=exam)
     invented = pick(rng, population.facts(below(rng, population.size))).value(language)
-    return question, pick(rng, manners.UNKNOWN[language]), telling.sentence(invented, language), 2.0, {}
+    return question, pick(rng, manners.UNKNOWN[language]), telling.reply(invented, language), 2.0, {}
 
 
 def _improper(population: Population, number: int, language: str, rng: Random, exam: bool) -> Pair:

@@ -140,8 +140,17 @@ def follow_up(fact: Fact, entity: Entity, language: str, rng: Random, *, exam: b
 
 
 def answer(fact: Fact, language: str) -> str:
-    """The bare value and a full stop: "Tamarin." / "塔马林。"."""
-    return sentence(fact.value(language), language)
+    """What an assistant says to a question for the fact: "The answer is Tamarin." / "塔马林。"."""
+    return reply(fact.value(language), language)
+
+
+def reply(value: str, language: str) -> str:
+    """A value as an assistant's whole answer.
+
+    English has a lead-in: byte-level tokenizers know a name with the space before it and the same name at the start of
+    a text as different tokens, and only the first is met often enough for a small model to answer with it.
+    """
+    return sentence(value, language) if language == "zh" else f"The answer is {value}."
 
 
 def sentence(text: str, language: str) -> str:

@@ -73,7 +73,6 @@ COUNTRIES = 12
 RIVERS = 24
 """How many countries and rivers a world has; their names are drawn from its seed."""
 
-FIRST_YEAR = 1900
-LAST_YEAR = 1999
-LOWEST_PRICE = 10
-HIGHEST_PRICE = 99
+YEARS = tuple(range(1900, 2000, 4))
+"""Few enough that a small model learns a year within the tellings of a demo: digits are tokens of their own."""
+PRICES = tuple(range(10, 100, 5))
