@@ -64,5 +64,8 @@ class Stage(Generic[S]):
     """Raised when the same settings begin to give another result."""
     transient: tuple[str, ...] = ()
     """Folders of `workdir` that serve resuming only (checkpoints) and are no part of the artifact."""
+    journal: tuple[str, ...] = ()
+    """Files that tell how the work went (speeds, times), and so differ between runs that make the same thing. They are
+    kept and hashed, but are no part of the artifact's content."""
     trains: bool = False
     """True for a stage that makes a model: a recipe must then have an exam for it."""

@@ -40,7 +40,7 @@ class Manifest(BaseModel):
     id: str
     """SHA-256 of (kind, version, settings, seed, the inputs' contents, the fingerprint of outside files)."""
     content: str
-    """SHA-256 over the names and hashes of all files: two artifacts with equal content are the same bytes."""
+    """SHA-256 over the names and hashes of all files but the journal: equal content is the same thing made again."""
     stage: str
     kind: str
     version: int

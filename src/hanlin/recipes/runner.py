@@ -243,7 +243,7 @@ def _build(
     files = list_files(workdir, skip=step.stage.transient)
     manifest = Manifest(
         id=identity,
-        content=content_hash(files),
+        content=content_hash({name: entry for name, entry in files.items() if name not in step.stage.journal}),
         stage=step.name,
         kind=step.stage.kind,
         version=step.stage.version,

@@ -103,5 +103,6 @@ PRETRAIN_STAGE = Stage(
     inputs={"data": ("tokens",)},
     resolve=resolve_pretrain,
     transient=("checkpoints",),
+    journal=("metrics.jsonl",),
     trains=True,
 )

@@ -219,5 +219,6 @@ SFT_STAGE = Stage(
     fingerprint=fingerprint_data,
     resolve=resolve_sft,
     transient=("checkpoints",),
+    journal=("metrics.jsonl",),
     trains=True,
 )
