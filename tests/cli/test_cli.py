@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 import hanlin as package
+from hanlin.cli.chat import _fitting
 from tests.conftest import SMALL_WORLD, hanlin
 
 
@@ -87,6 +89,21 @@ def test_generate_prints_the_answer_alone_and_the_same_for_the_same_seed(small_r
 def test_chat_answers_each_line(small_run):
     done = hanlin("chat", small_run / "chat", "--max-new-tokens", 4, stdin="hello\n/undo\n/new\nhello\n/quit\n")
     assert done.returncode == 0, done.stderr
+
+
+def test_chat_leaves_out_the_oldest_turns_of_a_long_conversation():
+    class Model:
+        config = SimpleNamespace(max_positions=100)
+
+        def chat_request(self, messages):
+            return SimpleNamespace(prompt_ids=range(sum(len(one["content"]) for one in messages)))
+
+    roles = ("system", "user", "assistant", "user", "assistant", "user")
+    turns = [{"role": role, "content": "x" * 20} for role in roles]
+    assert _fitting(Model(), turns[1:3], 0, 30) == turns[1:3]
+    assert _fitting(Model(), turns, 1, 30) == [turns[0], turns[5]]
+    assert _fitting(Model(), turns, 1, 20) == [turns[0], *turns[3:]]
+    assert _fitting(Model(), [*turns[:1], {"role": "user", "content": "x" * 500}], 1, 30)[-1]["content"] == "x" * 500
 
 
 def test_eval_writes_every_figure_with_its_interval(small_run, tmp_path):

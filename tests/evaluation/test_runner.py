@@ -134,7 +134,7 @@ def test_random_weights_are_the_model_before_when_there_is_none(tmp_path: Path) 
     assert figures["gates"][0]["before_model"] == "random weights" and figures["gates"][0]["n"] == 60
     assert figures["gates"][0]["passed"] is True
     failed = run_exam(fake_model(), ["world/facts"], world=world, gates=[gate])
-    assert failed["gates"][0]["passed"] is False and "gate failed: world/facts" in failed["gates"][0]["text"]
+    assert failed["gates"][0]["passed"] is False and "world/facts, accuracy" in failed["gates"][0]["text"]
     assert run_exam(fake_model(reply), ["world/facts"], world=world, random_row=False)["random"] == {}
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from hanlin.artifacts import HanlinError, StageContext
 from hanlin.forecasting import dial
-from hanlin.forecasting.loss import batch_tokens, effective_tokens, expected_loss
+from hanlin.forecasting.loss import effective_tokens, expected_loss, step_tokens
 from hanlin.training.pretrain import PretrainSettings
 
 
@@ -23,11 +23,10 @@ def test_more_of_either_never_hurts():
             assert expected_loss(parameters, 2 * tokens, 1e12) < here
 
 
-def test_the_batch_grows_with_compute():
-    sizes = [batch_tokens(compute) for compute in (1e13, 1e14, 1e16, 1e20)]
-    assert sizes == sorted(sizes)
-    assert 1_000 < sizes[0] < 10_000
-    assert 500_000 < sizes[-1] < 2_000_000
+def test_the_batch_grows_with_the_root_of_the_tokens():
+    assert step_tokens(2e6) == pytest.approx(2048, rel=0.01)
+    assert step_tokens(8e6) == pytest.approx(2 * step_tokens(2e6))
+    assert 400_000 < step_tokens(1e11) < 600_000
 
 
 def test_auto_needs_a_time(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hanlin.artifacts import HanlinError
-from hanlin.models import ModelConfig, Transformer
+from hanlin.models import ModelConfig, Transformer, attention
 from hanlin.models.attention import Visibility, attend, visibility
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -37,6 +37,13 @@ def packed() -> tuple[Tensor, Tensor, Tensor]:
     return ids, positions, documents
 
 
+@pytest.fixture(params=[0, 10**12], ids=["a call each", "one mask"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways in which a CPU attends to packed documents, whichever these small ones would get."""
+    monkeypatch.setattr(attention, "CALL_COST", request.param)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", SHAPES)
 def test_packed_documents_equal_documents_alone(name: str) -> None:
     model = made(name)
@@ -53,6 +60,7 @@ def test_packed_documents_equal_documents_alone(name: str) -> None:
         assert (together - model(ids, positions)).abs().max() > 1e-3
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", SHAPES)
 def test_gradients_through_packed_documents(name: str) -> None:
     model = made(name, torch.float64)
@@ -69,8 +77,9 @@ def test_gradients_through_packed_documents(name: str) -> None:
 
 
 @pytest.mark.parametrize("window", [None, 5])
-def test_segments_are_the_mask(window: int | None) -> None:
+def test_segments_are_the_mask(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop over documents on a CPU and the mask used elsewhere describe the same attention."""
+    monkeypatch.setattr(attention, "CALL_COST", 0)
     window_shape = {"sliding_window": window} if window else {}
     config = ModelConfig(
         **{"family": "mistral", "vocabulary_size": 8, "hidden_size": 16, "layers": 1, "heads": 2, **window_shape}
@@ -92,6 +101,17 @@ def test_segments_are_the_mask(window: int | None) -> None:
         results.append([out.detach(), *(leaf.grad for leaf in leaves)])
     for mine, other in zip(*results):
         assert torch.allclose(mine, other, atol=1e-12)
+
+
+def test_many_short_documents_share_a_mask_and_long_ones_are_apart() -> None:
+    config = ModelConfig(vocabulary_size=8, hidden_size=16, layers=1, heads=4)
+    x = torch.zeros(1, 1)
+    for length, size, masked in ((256, 32, True), (2048, 512, False)):
+        documents = (torch.arange(length) // size)[None].expand(8, length)
+        (see,) = visibility(config, 8, length, documents, x)
+        assert (see.mask is not None) is masked and (see.segments is None) is masked
+        # One shape whatever the number of documents, for torch.compile.
+        assert masked or see.segments.shape == (8 * length, 3)
 
 
 def test_positions_restart() -> None:

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hanlin.cli.generate import Dtype
+
+if TYPE_CHECKING:
+    from hanlin.inference import LanguageModel
+
+Messages = list[dict[str, str]]
+
+
+def _fitting(model: LanguageModel, messages: Messages, start: int, answer: int) -> Messages:
+    """The messages less the oldest turns, so that they leave room in the context for an answer of `answer` tokens (or
+    for half a context, if that is less). The first `start` (a system prompt) and the last always stay."""
+    context = model.config.max_positions
+    room = context - min(answer, context // 2)
+    while len(messages) > start + 1 and len(model.chat_request(messages).prompt_ids) > room:
+        messages = [*messages[:start], *messages[start + 2 :]]
+    return messages
 
 
 def chat(
@@ -22,6 +37,8 @@ def chat(
     dtype: Annotated[Dtype, typer.Option(help="Precision of weights and computation.")] = Dtype.float32,
 ) -> None:
     """Talk to a model.
+
+    When a conversation outgrows the model's context, its oldest turns are left out, and it is said.
 
     /new begins again, /undo takes the last turn back, /quit or Ctrl-D leaves; Ctrl-C stops an answer.
     """
@@ -58,6 +75,12 @@ def chat(
         if not line:
             continue
         messages.append({"role": "user", "content": line})
+        kept = _fitting(loaded, messages, len(start), max_new_tokens)
+        if len(kept) < len(messages):
+            console.print(
+                "[dim](The conversation is longer than the model's context: its oldest turns are left out.)[/dim]"
+            )
+            messages = kept
         answer = ""
         try:
             for delta in loaded.stream_chat(

@@ -171,17 +171,20 @@ def figures_table(title: str, figures: dict[str, Any]) -> Table:
         table.add_column(column)
     for column in ("value", "95 % interval", "items", "random weights"):
         table.add_column(column, justify="right")
-    for task, metrics in figures.get("tasks", {}).items():
-        for metric, entry in metrics.items():
-            random = figures.get("random", {}).get(task, {}).get(metric)
-            table.add_row(
-                escape(task),
-                escape(metric),
-                f"[bold]{entry['value']:.3f}[/bold]",
-                f"{entry['low']:.3f} – {entry['high']:.3f}",
-                f"{entry['n']:,}",
-                f"{random['value']:.3f}" if random else "",
-            )
+    rows = [
+        (task, metric, entry) for task, metrics in figures.get("tasks", {}).items() for metric, entry in metrics.items()
+    ]
+    for task, metric, entry in sorted(rows, key=lambda row: "[" in row[1]):  # parts of a figure behind all wholes
+        random = figures.get("random", {}).get(task, {}).get(metric)
+        part = metric.partition("[")
+        table.add_row(
+            escape(task),
+            escape(f"  {part[2].rstrip(']')}" if part[1] else metric),
+            f"[bold]{entry['value']:.3f}[/bold]",
+            f"{entry['low']:.3f} – {entry['high']:.3f}",
+            f"{entry['n']:,}",
+            f"{random['value']:.3f}" if random else "",
+        )
     return table
 
 

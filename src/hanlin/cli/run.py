@@ -39,6 +39,7 @@ def run(
     if result.failed_gates:
         first = result.failed_gates[0]
         raise HanlinError(
-            f"the gate on {first.get('task')} failed, so the run stopped after this exam: {first.get('text', '')} "
-            f"Its results are kept. Change the recipe (or the gate in its `exam:`) and run it again."
+            f"the gate on {first.get('task')} failed, so the run stopped after this exam. Its results are kept, and "
+            f"its records show the items that changed. Train longer or on other data, give the task more items, or "
+            f"change the gate in the recipe's `exam:`, and run it again."
         )

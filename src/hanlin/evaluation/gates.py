@@ -125,7 +125,7 @@ def _compare(
 
 
 def describe(verdict: Mapping[str, Any]) -> str:
-    """A verdict as two sentences for people: the numbers, what was asked, and when it stops the run, what to do."""
+    """A verdict for people: the numbers, and what was asked."""
     head = (
         f"{verdict['task']}, {verdict['metric']}: {verdict['before']:.4g} ({verdict['before_model']}) → "
         f"{verdict['after']:.4g}, difference {verdict['difference']:+.4g} (95 % interval {verdict['low']:+.4g} to "
@@ -135,10 +135,4 @@ def describe(verdict: Mapping[str, Any]) -> str:
         asked = "a gain" if verdict["margin"] == 0 else f"a gain of more than {verdict['margin']:g}"
     else:
         asked = f"that a loss of {verdict['margin']:g} or more be ruled out"
-    if verdict["passed"]:
-        return f"gate passed: {head}; it asks for {asked} at p < {verdict['alpha']:g}."
-    return (
-        f"gate failed: {head}; it asks for {asked} at p < {verdict['alpha']:g}. The exam's records show the items "
-        "that changed. Train longer or on other data, give the task more items, or change the gate in the recipe's "
-        "`exam:`."
-    )
+    return f"{head}; it asks for {asked} at p < {verdict['alpha']:g}."

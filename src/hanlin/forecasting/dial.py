@@ -23,8 +23,10 @@ SHAPES = (
     (2560, 32),
 )  # fmt: skip
 """Width and depth of the shapes to choose among, by size."""
+FIRST_GUESS = 2_000_000
+"""Weights of the shape that is measured first."""
 MEASURE_SECONDS = 1.5
-"""Spent on each shape that is measured; at most four are."""
+"""Spent on each shape that is measured; at most five measurements are made."""
 MARGIN = 0.97
 """Share of the time that is planned for: evaluations, checkpoints and a machine that slows down take the rest."""
 
@@ -40,7 +42,7 @@ def resolve_with_dial(settings: PretrainSettings, context: StageContext) -> Pret
 
 def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> PretrainSettings:
     from hanlin.data import PackedTokens, TokenShards
-    from hanlin.forecasting.loss import batch_tokens, expected_loss
+    from hanlin.forecasting.loss import expected_loss, step_tokens
     from hanlin.models.flops import flops_per_token, matrix_parameters
     from hanlin.training.precision import choose_device, choose_precision
     from hanlin.training.speed import seconds_per_step
@@ -66,20 +68,31 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
         tokens = seconds * MARGIN * _speed(speeds, index, configs, length) / flops_per_token(config, length)
         return expected_loss(matrix_parameters(config), tokens, unique), tokens
 
-    best = min(range(len(configs)), key=lambda index: abs(matrix_parameters(configs[index]) - 2_000_000))
-    spent = 0
-    while best not in speeds and spent < 4:
-        rows = _rows(batch_tokens(1e14), length)
+    def rows_of(index: int) -> int:
+        if "rows" in settings.loop.model_fields_set:
+            return settings.loop.rows
+        return _rows(step_tokens(forecast(index)[1]), length)
+
+    def measure(index: int) -> None:
+        rows = rows_of(index)
         trial = loop.model_copy(update={"rows": rows})
-        took = seconds_per_step(configs[best], trial, precision, PackedTokens(shards, length, rows, 0), MEASURE_SECONDS)
-        speeds[best] = rows * length * flops_per_token(configs[best], length) / took
+        source = PackedTokens(shards, length, rows, 0)
+        took = seconds_per_step(configs[index], trial, precision, source, MEASURE_SECONDS)
+        speeds[index] = rows * length * flops_per_token(configs[index], length) / took
+        measured[index] = rows
+
+    measured: dict[int, int] = {}  # index of a measured shape → rows of its steps
+    best = min(range(len(configs)), key=lambda index: abs(matrix_parameters(configs[index]) - FIRST_GUESS))
+    spent = 0
+    while spent < 5 and (best not in speeds or measured[best] != rows_of(best)):
+        measure(best)
         spent += 1
         best = min(range(len(configs)), key=lambda index: forecast(index)[0])
     best = min(speeds, key=lambda index: forecast(index)[0])
     config, shape = configs[best], shapes[best]
     tokens = forecast(best)[1]
     compute = tokens * flops_per_token(config, length)
-    rows = settings.loop.rows if "rows" in settings.loop.model_fields_set else _rows(batch_tokens(compute), length)
+    rows = measured[best]
     steps = max(10, round(tokens / (rows * length)))
     loop = settings.loop.model_copy(
         update={
@@ -119,10 +132,10 @@ def resolve_sft_with_dial(settings: SftSettings, context: StageContext) -> SftSe
 
 
 def shape_of(width: int, layers: int, length: int) -> ModelShape:
-    """The Qwen3 shape of a width and a depth."""
+    """The Qwen3 shape of a width and a depth, for texts as long as the rows that it is trained on."""
     heads = max(1, width // HEAD)
     return ModelShape(
-        family="qwen3", hidden_size=width, layers=layers, heads=heads, head_dim=HEAD, max_positions=max(2048, length)
+        family="qwen3", hidden_size=width, layers=layers, heads=heads, head_dim=HEAD, max_positions=length
     )
 
 

@@ -1,15 +1,17 @@
-"""Expected loss of a model of a given size after given tokens: the law by which shapes are compared."""
+"""Expected loss of a model of a given size after given tokens: the law by which shapes are compared; and the batch."""
 
 from __future__ import annotations
 
 import math
 
-# Fit of Besiroglu et al. 2024 ("Chinchilla scaling: a replication attempt", table 1) to Hoffmann et al. 2022:
-# L = E + A / N^a + B / D^b in nats a token of their tokenizer. Only comparisons between shapes on one corpus are made
-# with it, so its constant term plays no part.
+# L = E + A / N^a + B / D^b (the form of Hoffmann et al. 2022, eq. 2), in nats a token, fitted to runs of this package:
+# docs/benchmarks.md has them. Only comparisons between shapes on one corpus are made with it, so its constant term
+# plays no part. The constants of Hoffmann et al., from models a thousand times larger, chose far too small ones here.
 E, A, B, ALPHA, BETA = 1.8172, 482.01, 2085.43, 0.3478, 0.3658
 HALF_LIFE = 15.39
 """Epochs over which a repetition's worth decays by 1/e (Muennighoff et al. 2023, section 3.2: R*_D)."""
+STEP_TOKENS = 1.45
+"""Tokens of a step by the root of the run's tokens: 2,048 at 2 million, 0.5 million at 120 billion."""
 
 
 def effective_tokens(tokens: float, unique: float) -> float:
@@ -25,6 +27,11 @@ def expected_loss(parameters: float, tokens: float, unique: float) -> float:
     return E + A / parameters**ALPHA + B / effective_tokens(tokens, unique) ** BETA
 
 
-def batch_tokens(flops: float) -> float:
-    """Tokens a step that train best at this compute (DeepSeek LLM, Bi et al. 2024, eq. 1: 0.2920 · C^0.3271)."""
-    return 0.2920 * flops**0.3271
+def step_tokens(tokens: float) -> float:
+    """Tokens a step that train best in a run of `tokens`.
+
+    The batch above which tokens are wasted grows with the data and hardly with the model (Zhang et al. 2024, "How does
+    critical batch size scale in pre-training?"). The root and its factor are ours: they fit the small runs measured
+    here, and half a million tokens a step at a hundred billion, where the field is.
+    """
+    return STEP_TOKENS * tokens**0.5

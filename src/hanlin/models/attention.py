@@ -33,8 +33,8 @@ class Visibility(NamedTuple):
     """Added to the scores: 0 where a position may look, -inf elsewhere; [1 or B, 1, T, T] in the scores' dtype, because
     the CPU kernel would turn a boolean mask into that at every call."""
     segments: Tensor | None = None
-    """CPU: one line (row, start, end) a document, int64 [documents, 3]. Each is attended to by itself, so that the work
-    is proportional to the squares of the documents' lengths, not of the row's."""
+    """CPU: one line (row, start, end) a document, int64 [B · T, 3], zeros behind the last. Each is attended to by
+    itself, so that the work is proportional to the squares of the documents' lengths, not of the row's."""
     starts: Tensor | None = None
     """CUDA: where each document starts in the flattened batch, and its end, int32 [documents + 1]."""
     longest: int = 0
@@ -56,7 +56,7 @@ def visibility(
         if document_ids is None:
             made[window] = Visibility() if reach is None else Visibility(mask=_mask(length, reach, None, x))
         elif x.device.type == "cpu":
-            made[window] = Visibility(segments=_segments(document_ids), window=reach)
+            made[window] = _on_cpu(config.heads, length, reach, document_ids, x)
         elif x.device.type == "cuda" and x.dtype in (torch.bfloat16, torch.float16):
             starts = _segments(document_ids)
             starts = F.pad(starts[:, 0] * length + starts[:, 1], (0, 1), value=batch * length).to(torch.int32)
@@ -64,6 +64,22 @@ def visibility(
         else:
             made[window] = Visibility(mask=_mask(length, reach, document_ids, x))
     return [made[config.window(layer)] for layer in range(config.layers)]
+
+
+CALL_COST = 50_000
+"""What calling the CPU kernel for one document costs, forward and backward, in query-key pairs of one head that it
+could have computed in that time (measured: 0.47 ms a call, 9 ns a pair)."""
+
+
+def _on_cpu(heads: int, length: int, window: int | None, document_ids: Tensor, x: Tensor) -> Visibility:
+    """One call over whole rows under a mask, or one for each document: what takes less time."""
+    segments = _segments(document_ids)
+    sizes = segments[:, 2] - segments[:, 1]
+    apart = heads * int(sizes.square().sum()) + CALL_COST * len(segments)
+    if heads * document_ids.shape[0] * length * length <= apart:
+        return Visibility(mask=_mask(length, window, document_ids, x))
+    # Filled up with empty lines: compiled blocks would be compiled anew for each number of documents.
+    return Visibility(segments=F.pad(segments, (0, 0, 0, document_ids.numel() - len(segments))), window=window)
 
 
 def _mask(length: int, window: int | None, document_ids: Tensor | None, x: Tensor) -> Tensor:
@@ -125,7 +141,7 @@ def segment_attention(
     batch, heads, length, size = query.shape
     mixed = query.new_zeros((batch, length, heads, size)).transpose(1, 2)
     normaliser = query.new_zeros((batch, length, heads), dtype=_exact(query)).transpose(1, 2)
-    for row, start, end in segments.tolist():
+    for row, start, end in segments[segments[:, 2] > 0].tolist():
         parts = [x[row : row + 1, :, start:end] for x in (query, key, value)]
         causal, bias = _bias(end - start, window, query)
         mixed[row : row + 1, :, start:end], normaliser[row : row + 1, :, start:end] = (
@@ -140,7 +156,7 @@ def _segment_attention_backward(
     window: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     grads = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
-    for row, start, end in segments.tolist():
+    for row, start, end in segments[segments[:, 2] > 0].tolist():
         parts = [x[row : row + 1, :, start:end] for x in (grad, query, key, value, mixed, normaliser)]
         causal, bias = _bias(end - start, window, query)
         found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(*parts, 0.0, causal, attn_mask=bias)

@@ -72,9 +72,10 @@ def question(chain: Chain, language: str, rng: Random, *, exam: bool) -> str:
 
 
 def steps(chain: Chain, language: str) -> str:
-    """Both facts, then the answer behind its mark."""
+    """Both facts, then the answer behind its mark. English has a lead-in for the reason given in `telling.reply`."""
     stop, space = ("。", "") if language == "zh" else (".", " ")
-    told = (canonical(chain.first, chain.subject, language), canonical(chain.second, chain.middle, language))
+    first = canonical(chain.first, chain.subject, language)
+    told = (first if language == "zh" else f"First: {first}", canonical(chain.second, chain.middle, language))
     value = chain.second.value(language)
     if language == "en":
         value = value[0].upper() + value[1:]

@@ -24,6 +24,40 @@ def row(prompt: str, reply: str, **metadata: Any) -> Row:
     return {"messages": messages(prompt, reply), "metadata": metadata}
 
 
+OPENERS = {
+    "en": (
+        "Please tell me: {q}",
+        "I would like to know: {q}",
+        "Here is a question. {q}",
+        "Hello. {q}",
+        "Could you help me? {q}",
+        "My friend asks: {q}",
+        "For my homework: {q}",
+        "{q} Please answer.",
+        "{q} I am curious.",
+    ),
+    "zh": (
+        "请回答：{q}",
+        "我想知道，{q}",
+        "问你一个问题：{q}",
+        "你好，{q}",
+        "可以帮帮我吗？{q}",
+        "朋友问我：{q}",
+        "作业题：{q}",
+        "{q}请回答。",
+        "{q}我很好奇。",
+    ),
+}
+"""What stands around a question here and there. Each kind of question has them alike, so that they tell nothing of
+what to answer: without them a small model takes an opening that it has never met for a sign of another task."""
+_OPENED = 0.4
+
+
+def opened(question: str, language: str, rng: Random) -> str:
+    """The question, now and then with words around it that do not change what is asked."""
+    return pick(rng, OPENERS[language]).format(q=question) if rng.random() < _OPENED else question
+
+
 def fact_rows(population: Population, number: int, questions: int) -> Iterator[Row]:
     """For each asked fact and language, `questions` different training phrasings (at most as many as there are)."""
     entity = population.get(number)
@@ -33,15 +67,17 @@ def fact_rows(population: Population, number: int, questions: int) -> Iterator[R
         for language in LANGUAGES:
             rng = generator(population.seed, "instruction", fact.id, language)
             for template in shuffled(rng, QUESTIONS[language][fact.attribute].training)[:questions]:
-                prompt = fill(template, fact, language, entity.name(language))
+                prompt = opened(fill(template, fact, language, entity.name(language)), language, rng)
                 yield row(prompt, telling.answer(fact, language), kind="fact", language=language, facts=[fact.id])
 
 
 def _sum(population: Population, number: int, language: str, rng: Random) -> Row:
     if rng.random() < 0.1:
-        return row(*arithmetic.word_problem(population.seed, rng, language), kind="word_problem", language=language)
+        problem, solution = arithmetic.word_problem(population.seed, rng, language)
+        return row(opened(problem, language, rng), solution, kind="word_problem", language=language)
     a, b = arithmetic.draw_pair(population.seed, rng, exam=False)
     question = pick(rng, arithmetic.QUESTIONS[language]).format(a=a, b=b)
+    question = opened(question, language, rng)
     return row(question, arithmetic.steps(a, b, language), kind="sum", language=language)
 
 
@@ -50,7 +86,7 @@ def _two_step(population: Population, number: int, language: str, rng: Random) -
     if not known:
         return None
     chain = pick(rng, known)
-    question = chains.question(chain, language, rng, exam=False)
+    question = opened(chains.question(chain, language, rng, exam=False), language, rng)
     told = [chain.first.id, chain.second.id]
     return row(question, chains.steps(chain, language), kind="two_step", language=language, facts=told)
 
@@ -65,11 +101,13 @@ def _translation(population: Population, number: int, language: str, rng: Random
 
 def _unanswerable(population: Population, number: int, language: str, rng: Random) -> Row:
     question, tags = manners.unanswerable(population, language, rng, exam=False)
+    question = opened(question, language, rng)
     return row(question, pick(rng, manners.UNKNOWN[language]), kind="unanswerable", language=language, why=tags["why"])
 
 
 def _improper(population: Population, number: int, language: str, rng: Random) -> Row:
     question, _ = manners.improper(population, language, rng, exam=False)
+    question = opened(question, language, rng)
     return row(question, pick(rng, manners.DECLINE[language]), kind="improper", language=language)
 
 

@@ -78,10 +78,16 @@ def _stage(name: str, artifact: Artifact, artifacts: dict[str, Artifact]) -> dic
         "files": len(manifest.files),
         "headline": _headline(figures),
         "plain": {key: value for key, value in figures.items() if _is_plain(value)},
-        "tables": {key: _table(value) for key, value in figures.items() if key not in HIDDEN and not _is_plain(value)},
+        "tables": {
+            key: _text_table(value) if manifest.kind == "tokenizer" and key == "text" else _table(value)
+            for key, value in figures.items()
+            if key not in HIDDEN and not _is_plain(value)
+        },
         "charts": _charts(figures.get("curves") or {}),
         "spikes": (figures.get("curves") or {}).get("spikes", []),
         "samples": sample_answers(exam, 8) if exam else [],
+        # What was trained comes first on the page, the newest before the others; then what it was trained on.
+        "rank": -list(artifacts).index(name) if figures.get("curves") else 1,
     }
 
 
@@ -120,6 +126,19 @@ def _table(value: Any) -> dict[str, Any]:
     if isinstance(value, list):
         return {"columns": [""], "rows": [[row] for row in value[:60]]}
     return {"columns": ["", ""], "rows": _flat(value)}
+
+
+def _text_table(text: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer's report on text: a row for each language (or source) and tokenizer."""
+    rows: list[list[Any]] = []
+    columns: dict[str, None] = {}
+    for part, groups in text.items():
+        for name, entry in groups.items() if isinstance(groups, dict) else ():
+            for tokenizer, figures in entry["tokenizers"].items():
+                columns.update(dict.fromkeys(figures))
+                rows.append([part, name, entry["bytes"], tokenizer, figures])
+    filled = [[*row[:-1], *(row[-1].get(column) for column in columns)] for row in rows]
+    return {"columns": ["part", "", "bytes", "tokenizer", *columns], "rows": filled}
 
 
 def _flat(value: Any, prefix: str = "") -> list[list[Any]]:
@@ -171,7 +190,7 @@ def _exams(artifacts: dict[str, Artifact]) -> dict[str, Any]:
             for metric in metrics:
                 keys[task, metric] = None
     rows: list[dict[str, Any]] = []
-    for task, metric in keys:
+    for task, metric in sorted(keys, key=lambda key: "[" in key[1]):  # parts of a figure come behind all wholes
         cells: list[dict[str, Any] | None] = []
         random: dict[str, Any] | None = None
         for exam in exams.values():
@@ -185,4 +204,5 @@ def _exams(artifacts: dict[str, Artifact]) -> dict[str, Any]:
         rows.append({"task": task, "metric": metric, "cells": cells, "random": random, "share": share})
     gates = [{"stage": name, **gate} for name, exam in exams.items() for gate in exam.figures.get("gates", [])]
     breakdown = {name: exam.figures.get("breakdown", {}) for name, exam in exams.items()}
-    return {"stages": list(exams), "rows": rows, "gates": gates, "breakdown": breakdown}
+    samples = sample_answers(list(exams.values())[-1], 8) if exams else []
+    return {"stages": list(exams), "rows": rows, "gates": gates, "breakdown": breakdown, "samples": samples}
