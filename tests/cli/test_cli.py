@@ -125,7 +125,14 @@ def test_results_have_the_form_that_programs_rely_on(small_run):
     assert found["stages"]["base"]["figures"]["tokens_per_second"] > 0
     assert found["stages"]["corpus"]["figures"]["ledger"]["balanced"] is True
     assert found["figures"]["seconds"] > 0
-    assert "world/facts" in hanlin("results", small_run).stdout
+    base, corpus = found["figures"]["base"], found["figures"]["corpus"]
+    for name in ("steps", "tokens", "tokens_per_second", "flops_per_second", "seconds", "loss", "validation_loss"):
+        assert base[name] > 0
+    assert base["validation_bits_per_byte"] == found["stages"]["base"]["figures"]["validation"]["last"]["bits_per_byte"]
+    assert corpus["ledger"]["records"] == found["stages"]["corpus"]["figures"]["ledger"]["records"]
+    printed = " ".join(hanlin("results", small_run).stdout.split())
+    for words in ("world/facts", "12 steps", "tokens/s", "bits/byte", f"{corpus['ledger']['records']['kept']:,} kept"):
+        assert words in printed
 
 
 def test_trace_leads_back_to_the_files(small_run):
@@ -166,7 +173,9 @@ def test_preview_shows_what_is_trained_on(small_run):
     ("words", "status", "message"),
     [
         (["run", "no-such-recipe"], 2, "no recipe"),
-        (["run", "world", "world.entitis=60"], 1, "did you mean 'entities'"),
+        (["run", "world", "world.entitis=60"], 2, "did you mean 'entities'"),
+        (["run", "world", "nope=1"], 2, "no such key"),
+        (["recipe", "show", "world", "exam.base=corpus/cloze"], 2, "`base: {tasks: [corpus/cloze]}`"),
         (["run", "world", "nonsense.key=1"], 2, "no stage 'nonsense'"),
         (["run", "own-text", "corpus.inputs=/no/such/folder"], 2, "/no/such/folder"),
         (["generate", "/no/such/model", "--prompt", "x"], 1, "/no/such/model"),

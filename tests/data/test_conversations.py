@@ -147,18 +147,21 @@ def test_nothing_to_train_on():
         PackedConversations(data, 16, 1, 0)
     packed = PackedConversations(data, 16, 1, 0, on_empty="drop")
     assert len(packed.dropped) == 1 and packed.figures()["conversations"] == 2
+    assert packed.truncated == 0  # what is left out is not also cut
     assert {entry["record"] for step in range(4) for entry in packed.trace(step)} == {1, 3}
     data.trained[:] = False
     with pytest.raises(HanlinError, match="no token of it is trained on"):
         PackedConversations(data, 16, 1, 0)
-    with pytest.raises(HanlinError, match="no conversation to train on"):
+    with pytest.raises(
+        HanlinError, match=r"no conversation to train on .*all 3 are left out; the first: f.jsonl, row 1"
+    ):
         PackedConversations(data, 16, 1, 0, on_empty="drop")
 
 
 def test_saved_and_traced_by_another_process(tmp_path: Path):
     data = rendered([5, 9, 3, 14, 7, 7, 2, 11])
     data.save(tmp_path)
-    loaded = RenderedConversations.cached(tmp_path, lambda: pytest.fail("rendered again"))
+    loaded = RenderedConversations.load(tmp_path)
     assert np.array_equal(loaded.ids, data.ids) and loaded.metadata == data.metadata and loaded.pad_id == PAD
     packed = PackedConversations(loaded, 16, 2, 1)
     assert torch.equal(packed.step(3).input_ids, PackedConversations(data, 16, 2, 1).step(3).input_ids)

@@ -207,6 +207,62 @@ def test_a_file_of_unknown_form_is_refused(tmp_path: Path):
         read_preferences(write(tmp_path / "h", [{"text": "a"}]))
 
 
+TALK = {"messages": [USER, ASSISTANT]}
+
+
+def test_a_folder_as_hugging_face_saves_it(tmp_path: Path):
+    """`datasets.save_to_disk` writes Arrow's stream form, and JSON that describes it; the hub has a README.md."""
+    table = pa.Table.from_pylist([TALK] * 5)
+    with pa.ipc.new_stream(str(tmp_path / "data-00000-of-00001.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"builder_name": "json", "splits": {}}, indent=2))
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Questions\n")
+    (tmp_path / "_SUCCESS").touch()
+    examples, report = read_instructions(tmp_path)
+    assert len(examples) == report.read == 5
+    assert report.rows == 8 == report.read + len(report.quarantined)
+    assert report.files == {
+        "README.md": "left out",
+        "_SUCCESS": "left out",
+        "data-00000-of-00001.arrow": "arrow stream",
+        "dataset_info.json": "left out",
+    }
+    said = report.figures()["quarantined_rows"]
+    assert (
+        said[0] == r"README.md: the file begins with '---\nlicense: mit\n---\n# Questions\n', which is no row of data"
+    )
+    assert said[1] == "_SUCCESS: the file is empty"
+    assert said[2] == (
+        "dataset_info.json: no row of a known form in 1 rows (JSON lines); "
+        "the first: the keys builder_name, splits are of no known form"
+    )
+
+
+def test_rows_of_a_file_that_is_left_out_are_not_counted(tmp_path: Path):
+    write(tmp_path / "a.jsonl", [{"question": "a"}] * 500)
+    write(tmp_path / "b.jsonl", [TALK, {"question": "a"}])
+    examples, report = read_instructions(tmp_path)
+    assert len(examples) == report.read == 1 and report.rows == 3
+    assert [(bad.file, bad.number) for bad in report.quarantined] == [("a.jsonl", None), ("b.jsonl", 2)]
+
+
+def test_what_is_refused_by_itself_is_refused_by_its_path(tmp_path: Path):
+    good, readme = write(tmp_path / "good.jsonl", [TALK]), tmp_path / "README.md"
+    readme.write_text("# Questions\n")
+    with pytest.raises(HanlinError, match=r"README\.md: the file begins with '# Questions"):
+        read_instructions([good, readme])
+
+
+def test_a_folder_with_no_file_of_a_known_form_is_refused(tmp_path: Path):
+    write(tmp_path / "pairs.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    with pytest.raises(HanlinError, match=r"(?s)pairs\.jsonl: .*this is preference data.*Known forms:.*alpaca"):
+        read_instructions(tmp_path)
+    (tmp_path / "README.md").write_text("# Questions\n")
+    expected = r"(?s)none of its 2 files .*README\.md: the file begins.*pairs\.jsonl: .*this is preference data.*Known"
+    with pytest.raises(HanlinError, match=expected):
+        read_instructions(tmp_path)
+
+
 PREFERENCES: list[tuple[str, dict[str, Any], list[Any]]] = [
     ("preference", {"prompt": "q", "chosen": "a", "rejected": "b", "margin": 2}, [("q", "a", "b", 2.0)]),
     (

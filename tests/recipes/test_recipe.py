@@ -1,8 +1,12 @@
+import json
+
 import pytest
 import yaml
 
 from hanlin.artifacts import HanlinError, UsageError
 from hanlin.recipes.recipe import library, load_recipe, parse_value, steps
+from hanlin.recipes.runner import write_recipe
+from hanlin.tokenization import Tokenizer
 
 
 def write(tmp_path, text):
@@ -58,6 +62,14 @@ def test_what_is_given_on_the_command_line_is_laid_over_the_file_and_remembered(
         ("/x/y:z", "/x/y:z"),
         ("", ""),
         ("2024-01-01", "2024-01-01"),
+        ("2024-13-45", "2024-13-45"),
+        ("1e-3", 0.001),
+        ("-2.5E+4", -25000.0),
+        ("e5", "e5"),
+        ("my dir #1", "my dir #1"),
+        ("#1", "#1"),
+        ("'my dir #1'", "my dir #1"),
+        ("[a, b]  # both", ["a", "b"]),
     ],
 )
 def test_values_on_the_command_line(raw, value):
@@ -78,12 +90,54 @@ def test_values_on_the_command_line(raw, value):
         ("seed: 3", "seed: 3\nminutes: 0", "minutes must be"),
         ("  base: {tasks", "  bse: {tasks", "names 'bse', which is no stage; did you mean 'base'"),
         ("stages:", "stages: [", "not valid YAML"),
+        (
+            "base: {tasks: [corpus/bits-per-byte]}",
+            "base: [corpus/cloze]",
+            r"r\.yaml:10: .*`base: {tasks: \[corpus/cloze\]}`",
+        ),
+        ("base: {tasks: [corpus/bits-per-byte]}", "base:", r"r\.yaml:10: `exam\.base:` maps to tasks and gates"),
+        ("base: {tasks", "base: {kind: exam, tasks", r"r\.yaml:10: exam\.base\.kind: unknown key"),
+        ("base: {tasks", "base: {seed: x, tasks", r"r\.yaml:10: exam\.base\.seed must be a whole number"),
+        (
+            "data: tokens}",
+            "data: tokens, seed: foo}",
+            r"r\.yaml:8: base\.seed must be a whole number from 0, not 'foo'",
+        ),
+        ("data: tokens}", "data: tokens, seed: 1.5}", r"base\.seed must be .* not 1\.5"),
+        ("data: tokens}", "data: tokens, seed: }", r"base\.seed must be .* not None"),
+        ("data: tokens}", "data: tokens, when: [a]}", r"base\.when names one setting"),
+        (
+            "world: world}",
+            "inputs: 123}",
+            r"^\S*r\.yaml:5: corpus\.inputs: Input should be .*string or .*array \(it is 123\)\.$",
+        ),
+        (
+            "world: world}",
+            "inputs: [1]}",
+            r"^\S*r\.yaml:5: corpus\.inputs\.0: Input should be a valid string \(it is 1\)\.$",
+        ),
+        (
+            "data: tokens}",
+            "data: tokens, model: otto}",
+            r"^\S*r\.yaml:8: base\.model: Input .* or 'auto' \(it is 'otto'\)\.$",
+        ),
+        (
+            "data: tokens}",
+            "data: tokens, model: {hidden_size: 64, layers: 2, heads: 2, gatd: true}}",
+            r"^\S*r\.yaml:8: base\.model\.gatd: unknown key; did you mean 'gated'",
+        ),
+        (
+            "data: tokens}",
+            "data: tokens, model: {hidden_size: 64, layers: 2, heads: 3}}",
+            r"r\.yaml:8: base: .*not a multiple of heads 3",
+        ),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_the_place_and_the_nearest_word(tmp_path, old, new, message):
     assert old in GOOD
-    with pytest.raises(HanlinError, match=message):
+    with pytest.raises(HanlinError, match=message) as raised:
         steps(load_recipe(write(tmp_path, GOOD.replace(old, new, 1))))
+    assert not isinstance(raised.value, UsageError)
 
 
 def test_a_recipe_without_an_exam_is_refused(tmp_path):
@@ -110,6 +164,67 @@ def test_unknown_names_on_the_command_line_are_bad_usage(tmp_path):
         load_recipe("wrld")
     with pytest.raises(UsageError, match="no recipe file"):
         load_recipe("missing.yaml")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("world.entitis=60", r"^command line: world\.entitis: unknown key; did you mean 'entities'"),
+        ("base.seed=foo", r"^command line: base\.seed must be"),
+        ("seed=-1", "^command line: seed must be"),
+        ("minutes=soon", "^command line: minutes must be"),
+        ("name=", "a recipe needs a name"),
+        ("base.kind=pretain", r"^command line: base\.kind: .*did you mean 'pretrain'"),
+        ("base.data=corpus", r"^command line: base\.data: .* is a stage of kind corpus"),
+        ("corpus.inputs=123", r"^command line: corpus\.inputs: [^\n]*\(it is 123\)\.$"),
+        ("base.model={hidden_size: 64, layers: 2, heads: 2, gatd: 1}", r"^command line: base\.model\.gatd: "),
+        ("exam.base=corpus/cloze", r"^command line: .*`base: {tasks: \[corpus/cloze\]}`"),
+        ("exam.bse.tasks=[corpus/cloze]", "^command line: .*'bse', which is no stage; did you mean 'base'"),
+        # What a check of all settings together refuses is theirs and the file's.
+        ("exam.base.tasks=[corpus/clozed]", r"r\.yaml:10 and command line: exam\.base: .*did you mean 'corpus/cloze'"),
+    ],
+)
+def test_what_the_command_line_got_wrong_is_bad_usage(tmp_path, assignment, message):
+    with pytest.raises(UsageError, match=message):
+        steps(load_recipe(write(tmp_path, GOOD), [assignment]))
+
+
+def test_a_float_needs_no_point_and_a_date_is_text(tmp_path):
+    text = GOOD.replace("data: tokens}", "data: tokens, loop: {optimizer: {learning_rate: 2e-3}}}")
+    text = text.replace("world: world}", "inputs: 2024-01-01}")
+    by_file = {step.name: step.settings for step in steps(load_recipe(write(tmp_path, text)))}
+    assert by_file["base"].loop.optimizer.learning_rate == 0.002
+    assert by_file["corpus"].inputs == "2024-01-01"
+    given = steps(load_recipe(write(tmp_path, GOOD), ["base.loop.optimizer.learning_rate=1e-3", "name=7"]))
+    assert next(step for step in given if step.name == "base").settings.loop.optimizer.learning_rate == 0.001
+    assert yaml.safe_load("1e-3") == "1e-3"  # YAML itself is left as it is
+
+
+def test_a_value_of_the_command_line_covers_what_was_below_it(tmp_path):
+    text = GOOD.replace("data: tokens}", "data: tokens, loop: {rows: 8, steps: 5}}")
+    recipe = load_recipe(write(tmp_path, text), ["base.loop={rows: 4}"])
+    assert recipe.where("stages.base.loop.rows") == "command line"
+    assert "stages.base.loop.steps" not in recipe.origin
+
+
+def test_the_recipe_of_a_run_names_its_files_so_that_they_are_found_from_everywhere(tmp_path, monkeypatch):
+    home, away = tmp_path / "home", tmp_path / "away"
+    away.mkdir()
+    Tokenizer.bytes().save(home / "reference")
+    (home / "items.jsonl").write_text(json.dumps({"prompt": "a", "choices": ["b", "c"], "answer": 0}) + "\n")
+    (home / "mine.yaml").write_text("name: mine\nkind: choice\ndata: items.jsonl\n")
+    monkeypatch.chdir(home)
+    text = GOOD.replace("vocabulary_size: 600", "references: [reference/tokenizer.json, gpt2]")
+    text = text.replace("[corpus/bits-per-byte]", "[corpus/bits-per-byte, mine.yaml, arc_easy=items.jsonl]")
+    recipe = load_recipe(write(tmp_path, text))
+    made = {step.name: step for step in steps(recipe)}
+    assert made["tokenizer"].settings.references == [str(home / "reference/tokenizer.json"), "gpt2"]
+    tasks = ["corpus/bits-per-byte", str(home / "mine.yaml"), f"arc_easy={home / 'items.jsonl'}"]
+    assert made["base-exam"].settings.tasks == tasks
+    write_recipe(recipe, list(made.values()), tmp_path / "recipe.yaml")
+    monkeypatch.chdir(away)
+    again = {step.name: step for step in steps(load_recipe(str(tmp_path / "recipe.yaml")))}
+    assert {name: step.settings for name, step in again.items()} == {name: one.settings for name, one in made.items()}
 
 
 def test_a_stage_with_when_is_left_out_until_its_key_is_given():

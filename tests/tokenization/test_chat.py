@@ -228,8 +228,17 @@ def test_check_chat(trained: Tokenizer) -> None:
         check({**trained.config, "pad_token": {"content": "<|im_end|>"}}, good)
     with pytest.raises(HanlinError, match="no chat template"):
         check(trained.config, None)
-    with pytest.raises(HanlinError, match="no special token"):
+    with pytest.raises(HanlinError, match=r"ends an answer with no special token, .* such as hanlin's ChatML"):
         check(trained.config, ENDLESS)
+    # Templates with which no end of turn can be found for another reason: that reason is given.
+    with pytest.raises(
+        HanlinError, match=r"does not round-trip at message 2 \(assistant\): the prompt for this answer"
+    ):
+        check(trained.config, THINKS)
+    with pytest.raises(HanlinError, match=r"refuses these messages \(roles: user, assistant\): no user"):
+        check(trained.config, "{{ raise_exception('no ' + messages[0].role) }}")
+    with pytest.raises(HanlinError, match="not valid jinja, at its line 1"):
+        check(trained.config, "{% if %}")
     with pytest.raises(HanlinError, match="no chat template"):
         Tokenizer(text, trained.config).render([{"role": "user", "content": ""}])
 

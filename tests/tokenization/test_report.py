@@ -8,7 +8,7 @@ import pytest
 
 from hanlin.artifacts import HanlinError
 from hanlin.tokenization import Tokenizer
-from hanlin.tokenization.report import load_reference, make_report
+from hanlin.tokenization.report import _choose, _Lowest, load_reference, make_report
 from hanlin.tokenization.train import TRAIN_STAGE, Plan, TokenizerSettings, train
 from tests.tokenization.corpora import documents, make_corpus
 
@@ -117,6 +117,34 @@ def test_report_bytes_bound_what_is_measured(tmp_path: Path, trained: Tokenizer)
     whole = {source: sum(r["bytes"] for r in documents(400, seed=4) if r["source"] == source) for source in sizes}
     assert 20_000 <= sum(sizes.values()) < 22_000
     assert sizes["poems"] / sum(sizes.values()) == pytest.approx(whole["poems"] / sum(whole.values()), abs=0.05)
+
+
+def test_without_validation_text_report_bytes_of_the_training_text_are_measured(
+    tmp_path: Path, trained: Tokenizer
+) -> None:
+    rows = documents(400, seed=4)
+    given: dict[str, Any] = {"report_bytes": 20_000}
+    first = report(tmp_path / "one", trained, rows, [], **given)["text"]
+    assert first["split"] == "train"
+    assert 20_000 <= sum(group["bytes"] for group in first["source"].values()) < 22_000
+    assert report(tmp_path / "two", trained, rows[::-1], [], **given)["text"] == first
+
+
+def test_the_documents_of_the_lowest_ids_are_chosen_and_only_those_held() -> None:
+    rows = documents(3000, seed=5)
+    chosen = _choose(lambda: iter(rows), 30_000)
+    whole = sum(row["bytes"] for row in rows)
+    for source in ("pages", "poems"):
+        members = sorted((row for row in rows if row["source"] == source), key=lambda row: row["id"])
+        budget = 30_000 / whole * sum(row["bytes"] for row in members)
+        count = sum(row["id"] in chosen for row in members)
+        assert {row["id"] for row in members[:count]} == chosen & {row["id"] for row in members}
+        sizes = [row["bytes"] for row in members]
+        assert sum(sizes[: count - 1]) < budget <= sum(sizes[:count])
+    lowest = _Lowest(1000.0)
+    for row in rows:
+        lowest.offer(row["id"], 10)
+        assert len(lowest.heap) <= 100
 
 
 def test_references_that_are_not_there(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ from hanlin.data import TokenShards
 from hanlin.models.hub import load_model
 from hanlin.tokenization import Tokenizer
 from hanlin.training.pretrain import PRETRAIN_STAGE, PretrainSettings
-from hanlin.training.settings import OptimizerSettings
-from hanlin.training.sft import SFT_STAGE, TRAIN, VALIDATION, SftLoop, SftSettings
+from hanlin.training.sft import SFT_STAGE, TRAIN, VALIDATION, SftLoop, SftOptimizer, SftSettings
 from hanlin.training.trace import trace_artifact
 from tests.training.test_resume import assert_same, run
 from tests.training.toy_stages import SHAPE, loop, make_instructions, make_tokens, run_stage
@@ -132,7 +131,7 @@ def test_fine_tuning_learns_the_answers_and_only_them(folder, tmp_path):
         model="base",
         data=str(folder / "rows.jsonl"),
         validation_fraction=0.1,
-        loop=loop(SftLoop, steps=60, sequence_length=128, optimizer=OptimizerSettings(learning_rate=5e-3)),
+        loop=loop(SftLoop, steps=60, sequence_length=128, optimizer=SftOptimizer(learning_rate=5e-3)),
     )
     done = run_stage(SFT_STAGE, settings, tmp_path / "chat", {"model": base})
     figures = done.figures

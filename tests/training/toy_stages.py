@@ -19,7 +19,7 @@ from hanlin.data.shards import DOCUMENT_COLUMNS
 from hanlin.tokenization import Tokenizer
 from hanlin.training.pretrain import PRETRAIN_STAGE, ModelShape, PretrainSettings
 from hanlin.training.settings import LoopSettings, OptimizerSettings
-from hanlin.training.sft import SFT_STAGE, SftLoop, SftSettings
+from hanlin.training.sft import SFT_STAGE, SftLoop, SftOptimizer, SftSettings
 
 SHAPE = ModelShape(hidden_size=32, layers=2, heads=2, kv_heads=1, max_positions=128)
 
@@ -118,12 +118,13 @@ def main(workdir: Path, options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     folder = Path(options["folder"])
     changes = {"steps": options["steps"], "checkpoint_minutes": 0.001, "micro_rows": 2}
-    optimizer = OptimizerSettings(name=options["optimizer"])
     if options["kind"] == "pretrain":
+        optimizer = OptimizerSettings(name=options["optimizer"])
         settings: Any = PretrainSettings(data="tokens", model=SHAPE, loop=loop(**changes, optimizer=optimizer))
         run = StageContext(workdir, {"data": Artifact.load(folder / "tokens")}, 3)
         PRETRAIN_STAGE.run(settings, run)
     else:
+        optimizer = SftOptimizer(name=options["optimizer"])
         settings = SftSettings(
             model="base", data=str(folder / "rows.jsonl"), loop=loop(SftLoop, **changes, optimizer=optimizer)
         )

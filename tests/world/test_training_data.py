@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from hanlin.world import World, manners, telling
+from hanlin.world import World, chains, manners, telling
 from hanlin.world.telling import LANGUAGES, QUESTIONS, fill
 
 
@@ -37,10 +37,26 @@ def test_asked_facts_are_asked_in_both_languages_and_the_others_never(small):
             assert all(facts[name].asked for name in row["metadata"].get("facts", ())), row
 
 
+def test_noun_phrases_of_two_steps_ask_for_one_more_often(small):
+    """ "the employer of X" must not be the sign of a question of two steps."""
+    for language in LANGUAGES:
+        for attribute, phrases in chains.PHRASES.items():
+            before, after = phrases[language == "zh"].split("{s}")
+            kinds = Counter(
+                row["metadata"]["kind"]
+                for row in small.instructions
+                if row["metadata"].get("language") == language
+                and before in row["messages"][0]["content"]
+                and after in row["messages"][0]["content"]
+                and row["metadata"]["kind"] in ("fact", "named_fact", "two_step")
+            )
+            assert kinds["fact"] + kinds["named_fact"] >= kinds["two_step"], (attribute, kinds)
+
+
 def test_answers_are_the_value(small):
     facts = {fact.id: fact for fact in small.world.facts()}
     for row in small.instructions:
-        if row["metadata"]["kind"] == "fact":
+        if row["metadata"]["kind"] in ("fact", "named_fact"):
             reply = row["messages"][1]["content"]
             language = row["metadata"]["language"]
             assert reply[-1] == ("。" if language == "zh" else ".")

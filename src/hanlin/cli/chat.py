@@ -44,7 +44,10 @@ def chat(
     """
     import sys
 
+    from rich.markup import escape
+
     import hanlin
+    from hanlin.artifacts import HanlinError
     from hanlin.cli.console import make_console
 
     console = make_console()
@@ -74,17 +77,12 @@ def chat(
             continue
         if not line:
             continue
-        messages.append({"role": "user", "content": line})
-        kept = _fitting(loaded, messages, len(start), max_new_tokens)
-        if len(kept) < len(messages):
-            console.print(
-                "[dim](The conversation is longer than the model's context: its oldest turns are left out.)[/dim]"
-            )
-            messages = kept
-        answer = ""
+        asked = [*messages, {"role": "user", "content": line}]
+        kept, answer = asked, ""
         try:
+            kept = _fitting(loaded, asked, len(start), max_new_tokens)
             for delta in loaded.stream_chat(
-                messages, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed + turn
+                kept, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed + turn
             ):
                 # Control characters of a model's output must not reach the terminal.
                 text = "".join(c for c in delta.text if c.isprintable() or c in "\n\t")
@@ -92,6 +90,11 @@ def chat(
                 print(text, end="", flush=True)
         except KeyboardInterrupt:
             console.print(" [dim](stopped)[/dim]", end="")
+        except HanlinError as error:  # a message longer than the context, say: what was said before is kept
+            console.print(f"[red]{escape(str(error))}[/red]")
+            continue
         print()
-        messages.append({"role": "assistant", "content": answer})
+        if len(kept) < len(asked):
+            console.print("[dim](The model's context is full: the oldest turns were left out.)[/dim]")
+        messages = [*kept, {"role": "assistant", "content": answer}]
         turn += 1

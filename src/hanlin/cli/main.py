@@ -11,6 +11,9 @@ from hanlin import __version__
 from hanlin.artifacts.errors import HanlinError, UsageError
 from hanlin.cli import chat, data, evaluate, generate, lineage, recipe, results, run, trace
 
+INTERRUPTED = 130
+"""Status after Ctrl-C, which typer turns into an exit."""
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -58,12 +61,10 @@ def main() -> None:
         arguments.remove("--debug")
     try:
         app(arguments, standalone_mode=True, prog_name="hanlin")
-    except KeyboardInterrupt:
-        _say("stopped. The same command goes on from where it was.")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            _say("stopped." + (" The same command goes on from where it was." if head[:1] == ["run"] else ""))
+        raise
     except HanlinError as error:
         if debug:
             raise

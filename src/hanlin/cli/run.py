@@ -15,7 +15,7 @@ def run(
     assignments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="KEY=VALUE…", help="Settings: seed=2, minutes=10, corpus.inputs=FOLDER, base.loop.steps=500."
+            metavar="KEY=VALUE…", help="Settings: seed=2, minutes=10, corpus.inputs=FOLDER, base.loop.rows=8."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/<the recipe's name>.")] = None,

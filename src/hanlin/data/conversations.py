@@ -67,13 +67,63 @@ class _Plan:
         return self.members[self.starts[row] : self.starts[row + 1]].tolist()
 
 
+class Cut:
+    """What rows of `sequence_length` positions hold of each conversation. One of L tokens takes L - 1 positions (its
+    last token is only a label); one that is longer than a row is cut at its end."""
+
+    def __init__(self, rendered: RenderedConversations, sequence_length: int) -> None:
+        self.rendered = rendered
+        self.sequence_length = sequence_length
+        self._whole = np.diff(rendered.offsets) - 1
+        self.lengths = np.minimum(self._whole, sequence_length)
+        """[n] positions after the cut"""
+        before = np.concatenate([[0], np.cumsum(rendered.trained)])
+        first = rendered.offsets[:-1] + 1
+        self.trained = before[first + np.maximum(self.lengths, 0)] - before[first]
+        """[n] labels after the cut"""
+        self.kept = np.flatnonzero(self.trained > 0)
+        """Conversations with something to train on"""
+        self.empty = np.flatnonzero(self.trained == 0)
+        """The others"""
+        self.truncated = np.flatnonzero((self._whole > sequence_length) & (self.trained > 0))
+        """Conversations that are cut, and yet have something to train on"""
+
+    def refuse_empty(self) -> None:
+        """Raise HanlinError, naming the first ten with file and line, when a conversation has nothing to train on."""
+        if len(self.empty):
+            raise HanlinError(
+                f"{len(self.empty)} of {len(self.rendered)} conversations have nothing to train on "
+                f"in rows of {self.sequence_length}:\n  "
+                + "\n  ".join(self.why_empty(index) for index in self.empty[:10])
+                + ("\n  …" if len(self.empty) > 10 else "")
+                + '\nRaise sequence_length, mend these rows, or leave them out with on_empty = "drop".'
+            )
+
+    def why_empty(self, index: int) -> str:
+        """Why an empty conversation is one, with its place."""
+        start, stop = self.rendered.offsets[index : index + 2]
+        at = np.flatnonzero(self.rendered.trained[start + 1 : stop])
+        if not len(at):
+            return f"{self._place(index)}: no token of it is trained on"
+        return (
+            f"{self._place(index)}: {self._whole[index] + 1} tokens, the first to be trained on is number "
+            f"{at[0] + 2}, beyond the cut"
+        )
+
+    def why_truncated(self, index: int) -> str:
+        """How long a conversation that is cut is, with its place."""
+        return f"{self._place(index)}: {self._whole[index] + 1} tokens"
+
+    def _place(self, index: int) -> str:
+        return place_of(self.rendered.metadata[index], index + 1)
+
+
 class PackedConversations:
     """Batches for fine-tuning: a pure function of (rendered conversations, sequence_length, rows_per_step, seed, step).
 
-    A conversation of L tokens takes L - 1 positions (its last token is only a label); one that is longer than a row is
-    cut at its end. The rest of a row is padding: the pad id, labels -100, a document id of its own. Each epoch
-    permutes the conversations, packs them (`pack=False`: one a row) and permutes the rows; epochs follow each other
-    without a gap.
+    Conversations are cut to a row's length (`Cut`). The rest of a row is padding: the pad id, labels -100, a document
+    id of its own. Each epoch permutes the conversations, packs them (`pack=False`: one a row) and permutes the rows;
+    epochs follow each other without a gap.
 
     A conversation in which nothing is left to train on after the cut is refused (`on_empty="refuse"`: HanlinError
     naming them) or left out and listed in `dropped` (`on_empty="drop"`).
@@ -97,41 +147,19 @@ class PackedConversations:
         self.rows_per_step = rows_per_step
         self.seed = seed
         self.pack = pack
-        whole = np.diff(rendered.offsets) - 1
-        self._lengths = np.minimum(whole, sequence_length)
-        before = np.concatenate([[0], np.cumsum(rendered.trained)])
-        first = rendered.offsets[:-1] + 1
-        self._trained = before[first + np.maximum(self._lengths, 0)] - before[first]
-        """[n] how many labels each conversation has after the cut"""
-        empty = np.flatnonzero(self._trained == 0)
-        self.truncated = int((whole > sequence_length).sum())
-        """How many conversations are cut"""
-        self.dropped = [self._why_empty(int(index), int(whole[index])) for index in empty]
+        cut = Cut(rendered, sequence_length)
+        if on_empty == "refuse":
+            cut.refuse_empty()
+        self._lengths, self._trained, self._kept = cut.lengths, cut.trained, cut.kept
+        self.truncated = len(cut.truncated)
+        """How many conversations are cut, and not left out"""
+        self.dropped = [cut.why_empty(int(index)) for index in cut.empty]
         """Why each conversation that is left out is left out, with its place"""
-        if len(empty) and on_empty == "refuse":
-            raise HanlinError(
-                f"{len(empty)} of {len(rendered)} conversations have nothing to train on "
-                f"in rows of {sequence_length}:\n  "
-                + "\n  ".join(self.dropped[:10])
-                + ("\n  …" if len(empty) > 10 else "")
-                + '\nRaise sequence_length, mend these rows, or leave them out with on_empty = "drop".'
-            )
-        self._kept = np.flatnonzero(self._trained > 0)
         if not len(self._kept):
-            raise HanlinError("There is no conversation to train on.")
+            why = f": all {len(self.dropped)} are left out; the first: {self.dropped[0]}" if self.dropped else ""
+            raise HanlinError(f"There is no conversation to train on in rows of {sequence_length}{why}.")
         self._firsts = [0]
         self._plans: dict[int, _Plan] = {}
-
-    def _why_empty(self, index: int, length: int) -> str:
-        start, stop = self.rendered.offsets[index : index + 2]
-        at = np.flatnonzero(self.rendered.trained[start + 1 : stop])
-        place = self._place(index)
-        if not len(at):
-            return f"{place}: no token of it is trained on"
-        return f"{place}: {length + 1} tokens, the first to be trained on is number {int(at[0]) + 2}, beyond the cut"
-
-    def _place(self, index: int) -> str:
-        return place_of(self.rendered.metadata[index], index + 1)
 
     @property
     def tokens_per_step(self) -> int:

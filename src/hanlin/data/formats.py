@@ -1,7 +1,8 @@
 """Instruction data read as it is: Alpaca, ShareGPT, OpenAI messages, prompt/completion, plain text.
 
 What a row is, is found by looking at its keys (`detect`), row by row: a file may mix them. A row that can't be
-understood is quarantined with its place and the reason, and counted; it never stops the reading.
+understood is quarantined with its place and the reason, and counted; it never stops the reading. So is a file of a
+folder in which there is no such row.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
-from hanlin.artifacts import HanlinError
 from hanlin.data.messages import (
     RowError,
     check_answered,
@@ -22,7 +22,7 @@ from hanlin.data.messages import (
     untrained_answers,
     with_system,
 )
-from hanlin.data.rows import BadRow, Row, data_files, read_rows
+from hanlin.data.rows import BadRow, Row, UnknownFormError, data_files, read_rows
 from hanlin.tokenization import Conversation, Message
 
 INSTRUCTION_FORMS = {
@@ -40,7 +40,7 @@ PREFERENCE_FORMS = {
     "ranked": "query (or prompt), responses and their scores",
 }
 _GIVE_UP = 100
-"""Rows of no known form, with none known before, after which a file is refused."""
+"""Rows that can't be used, with none of a known form before, after which a file is refused."""
 
 
 @dataclass
@@ -56,12 +56,21 @@ class ReadReport:
     """What was read. `rows` = `read` + len(`quarantined`), always."""
 
     files: dict[str, str] = field(default_factory=dict[str, str])
-    """Each file's container ("JSON lines, gzip")"""
+    """Each file's container ("JSON lines, gzip"), or "left out" for one that is quarantined whole"""
     forms: Counter[str] = field(default_factory=Counter[str])
     """Rows read, by form"""
     rows: int = 0
+    """A file that is quarantined whole counts as one row"""
     read: int = 0
     quarantined: list[BadRow] = field(default_factory=list[BadRow])
+
+    def add(self, other: ReadReport) -> None:
+        """Count what another report counts, too."""
+        self.files |= other.files
+        self.forms += other.forms
+        self.rows += other.rows
+        self.read += other.read
+        self.quarantined += other.quarantined
 
     def figures(self, examples: int = 20) -> dict[str, Any]:
         """Counts for a manifest, with the first `examples` quarantined rows spelt out."""
@@ -177,48 +186,73 @@ def read_forms(
 ) -> tuple[list[T], ReadReport]:
     """All rows of some files that are of one of `forms`, converted; the rest is quarantined in the report.
 
-    Each example's `metadata` is given file, row and line. Raises HanlinError for a file with rows of
-    which none is of these forms, saying what was seen.
+    Each example's `metadata` is given file, row and line. A file with rows of which none is of these forms is refused
+    (UnknownFormError, a HanlinError, saying what was seen) when it is given by its path, or when its folder has no file
+    that can be used; beside one that can (as README.md and dataset_info.json are) it is quarantined whole.
     """
     found: list[T] = []
     report = ReadReport()
-    for root, path in [(given, file) for given in paths for file in data_files(given)]:
-        name = path.name if path == root else path.relative_to(root).as_posix()
-        name = str(path) if name in report.files else name
-        report.files[name], rows = read_rows(path)
-        known, seen = 0, list[str]()
-        for found_row in rows:
-            row = replace(found_row, file=name)
-            report.rows += 1
-            if isinstance(row, BadRow):
-                report.quarantined.append(row)
-                seen.append(row.reason)
-                continue
-            form = detect(row.value)
-            if form not in forms:
-                report.quarantined.append(_bad(row, _unknown(row.value, form)))
-                seen.append(report.quarantined[-1].reason)
-                if not known and len(seen) >= _GIVE_UP:
-                    break
-                continue
-            known += 1
+    for root in paths:
+        files, refused = data_files(root), list[UnknownFormError]()
+        for path in files:
+            name = path.name if path == root else path.relative_to(root).as_posix()
+            name = str(path) if name in report.files else name
             try:
-                examples = convert(row.value, form)
-            except RowError as error:
-                report.quarantined.append(_bad(row, f"{form}: {error}"))
-                continue
-            for example in examples:
-                example.metadata.update(file=row.file, row=row.number, line=row.line)
+                examples, part = _read_file(path, name, forms, convert)
+            except UnknownFormError as error:
+                if len(files) == 1:
+                    raise
+                refused.append(error)
+                part = ReadReport({name: "left out"}, rows=1, quarantined=[BadRow(name, None, None, error.reason)])
+                examples = list[T]()
             found += examples
-            report.read += 1
-            report.forms[form] += 1
-        if not known:
-            raise HanlinError(
-                f"{path} ({report.files[name]}): no row of a known form in {len(seen)} rows; the first: "
-                f"{seen[0] if seen else 'there is none'}. Known forms:\n"
-                + "\n".join(f"  {name}: {keys}" for name, keys in forms.items())
-            )
+            report.add(part)
+        if len(refused) == len(files):
+            shown = [f"\n  {error.file}: {error.reason}" for error in refused[:10]] + ["\n  …"] * (len(refused) > 10)
+            raise UnknownFormError(root, f"none of its {len(files)} files can be used{''.join(shown)}", _known(forms))
     return found, report
+
+
+def _read_file(
+    path: Path, name: str, forms: dict[str, str], convert: Callable[[dict[str, Any], str], list[T]]
+) -> tuple[list[T], ReadReport]:
+    """`read_forms` of one file, which is called `name`."""
+    found: list[T] = []
+    container, rows = read_rows(path)
+    report = ReadReport({name: container})
+    known = 0
+    for found_row in rows:
+        row = replace(found_row, file=name)
+        report.rows += 1
+        if isinstance(row, BadRow):
+            report.quarantined.append(row)
+            continue
+        form = detect(row.value)
+        if form not in forms:
+            report.quarantined.append(_bad(row, _unknown(row.value, form)))
+            if not known and len(report.quarantined) >= _GIVE_UP:
+                break
+            continue
+        known += 1
+        try:
+            examples = convert(row.value, form)
+        except RowError as error:
+            report.quarantined.append(_bad(row, f"{form}: {error}"))
+            continue
+        for example in examples:
+            example.metadata.update(file=row.file, row=row.number, line=row.line)
+        found += examples
+        report.read += 1
+        report.forms[form] += 1
+    if not known:
+        first = report.quarantined[0].reason if report.quarantined else "there is none"
+        reason = f"no row of a known form in {report.rows} rows ({container}); the first: {first}"
+        raise UnknownFormError(path, reason, _known(forms))
+    return found, report
+
+
+def _known(forms: dict[str, str]) -> str:
+    return ". Known forms:\n" + "\n".join(f"  {name}: {keys}" for name, keys in forms.items())
 
 
 def _bad(row: Row, reason: str) -> BadRow:
@@ -236,6 +270,6 @@ def read_instructions(paths: Path | Iterable[Path]) -> tuple[list[Conversation |
     """Every conversation and text in a file, a folder of files, or several of either, with the account of the reading.
 
     `metadata` of each says where it came from: file, row, line. Raises HanlinError for a file of unknown form, and for
-    preference data, which is not for supervised fine-tuning.
+    preference data, which is not for supervised fine-tuning, unless it lies in a folder beside what can be used.
     """
     return read_forms([paths] if isinstance(paths, Path) else paths, INSTRUCTION_FORMS, to_example)

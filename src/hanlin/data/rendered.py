@@ -61,13 +61,6 @@ class RenderedConversations:
             metadata = [json.loads(line) for line in file]
         return cls(ids, trained, offsets, metadata, index["pad_id"])
 
-    @classmethod
-    def cached(cls, directory: Path, render: Callable[[], RenderedConversations]) -> RenderedConversations:
-        """What an earlier run left in `directory`, or else `render()`, saved there."""
-        if not (directory / _INDEX).is_file():
-            render().save(directory)
-        return cls.load(directory)
-
 
 def render_conversations(
     examples: Iterable[Conversation | PlainText],

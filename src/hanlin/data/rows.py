@@ -18,6 +18,8 @@ from hanlin.artifacts import HanlinError
 from hanlin.corpus.stream import ByteStream
 
 _LONGEST_LINE = 1 << 30
+_ARROW_STREAM = b"\xff\xff\xff\xff"
+"""Begins each message of Arrow's stream form, which has no magic number; no UTF-8 text begins with it."""
 _STRUCTURED = (
     "messages",
     "conversations",
@@ -49,16 +51,27 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """One record that could not be read, or not be understood."""
+    """One record that could not be read, or not be understood; or a file of which that is true as a whole."""
 
     file: str
-    number: int
+    number: int | None
+    """As in `Row`; None for a file as a whole"""
     line: int | None
     reason: str
 
     def __str__(self) -> str:
+        if self.number is None:
+            return f"{self.file}: {self.reason}"
         place = f"row {self.number}" if self.line is None else f"row {self.number} (line {self.line})"
         return f"{self.file}, {place}: {self.reason}"
+
+
+class UnknownFormError(HanlinError):
+    """A file, or a folder, with no data of a known form; `known` ends the message with what would be known."""
+
+    def __init__(self, file: Path, reason: str, known: str) -> None:
+        super().__init__(f"{file}: {reason}{known}")
+        self.file, self.reason = file, reason
 
 
 def data_files(path: Path) -> list[Path]:
@@ -81,16 +94,18 @@ def data_files(path: Path) -> list[Path]:
 def read_rows(path: Path) -> tuple[str, Iterator[Row | BadRow]]:
     """The container's name and the rows of one file, read as they are asked for.
 
-    Raises HanlinError when the file is of no known container (for a broken one, while it is read, never).
+    Raises UnknownFormError when the file is of no known container (for a broken one, while it is read, never).
     """
     with path.open("rb") as file:
         head = file.read(8)
     if not head:
-        raise HanlinError(f"{path} is empty. Known: {_PLAIN}.")
+        raise UnknownFormError(path, "the file is empty", f". Known: {_PLAIN}.")
     if head[:4] == b"PAR1":
-        return "parquet", _parquet(path)
+        return "parquet", _columnar(path, "parquet", _parquet_batches(path))
     if head[:6] == b"ARROW1":
-        return "arrow", _arrow(path)
+        return "arrow", _columnar(path, "arrow", _arrow_batches(path))
+    if head[:4] == _ARROW_STREAM:
+        return "arrow stream", _columnar(path, "arrow stream", _arrow_batches(path))
     compression, start = _first_text(path)
     first = start.lstrip("\ufeff \t\r\n")[:1]
     if first == "[":
@@ -100,9 +115,10 @@ def read_rows(path: Path) -> tuple[str, Iterator[Row | BadRow]]:
     elif _is_csv(start):
         kind, rows = "CSV", _csv(path)
     else:
-        raise HanlinError(
-            f"{path} begins with {start[:40]!r}, which is no row of data. Known: {_PLAIN}. "
-            "(Plain text for pretraining goes to a corpus stage.)"
+        raise UnknownFormError(
+            path,
+            f"the file begins with {start[:40]!r}, which is no row of data",
+            f". Known: {_PLAIN}. (Plain text for pretraining goes to a corpus stage.)",
         )
     return f"{kind}, {compression}" if compression else kind, rows
 
@@ -112,7 +128,7 @@ def _first_text(path: Path) -> tuple[str, str]:
     with ByteStream(path) as stream:
         start = stream.peek(1 << 16).decode("utf-8", errors="replace")
         if not start and stream.damage is not None:
-            raise HanlinError(f"{path} can't be read: {stream.damage}.")
+            raise UnknownFormError(path, f"the file can't be read: {stream.damage}", f". Known: {_PLAIN}.")
         return stream.compression or "", start
 
 
@@ -256,29 +272,33 @@ def _cell(name: str, cell: str) -> Any:
     return cell
 
 
-def _parquet(path: Path) -> Iterator[Row | BadRow]:
-    from hanlin.corpus.arrow import pa, pq
-
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for value in batch.to_pylist():
-                    number += 1
-                    yield Row(value, path.name, number, None)
-    except (pa.ArrowException, OSError) as error:
-        yield BadRow(path.name, number + 1, None, f"damaged parquet: {error}; nothing after it can be read")
-
-
-def _arrow(path: Path) -> Iterator[Row | BadRow]:
+def _columnar(path: Path, kind: str, batches: Iterator[Any]) -> Iterator[Row | BadRow]:
     from hanlin.corpus.arrow import pa
 
     number = 0
     try:
-        with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
-            for index in range(file.num_record_batches):
-                for value in file.get_batch(index).to_pylist():
-                    number += 1
-                    yield Row(value, path.name, number, None)
-    except (pa.ArrowException, OSError) as error:
-        yield BadRow(path.name, number + 1, None, f"damaged arrow: {error}; nothing after it can be read")
+        for batch in batches:
+            batch.validate(full=True)  # a damaged one can have texts that are no UTF-8, or that lie outside of it
+            for value in batch.to_pylist():
+                number += 1
+                yield Row(value, path.name, number, None)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: a name in a damaged schema
+        yield BadRow(path.name, number + 1, None, f"damaged {kind}: {error}; nothing after it can be read")
+
+
+def _parquet_batches(path: Path) -> Iterator[Any]:
+    from hanlin.corpus.arrow import pq
+
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(batch_size=1024)
+
+
+def _arrow_batches(path: Path) -> Iterator[Any]:
+    """Arrow IPC in its file form (Feather version 2), or in its stream form, which Hugging Face `datasets` writes."""
+    from hanlin.corpus.arrow import pa
+
+    with pa.OSFile(str(path)) as source:
+        is_stream = source.read(4) == _ARROW_STREAM
+        source.seek(0)
+        with pa.ipc.open_stream(source) if is_stream else pa.ipc.open_file(source) as reader:
+            yield from reader if is_stream else map(reader.get_batch, range(reader.num_record_batches))

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from hanlin.artifacts import HanlinError
 
 INDEX = "tokens.json"
-SPLITS = ("train", "validation")
 DOCUMENT_COLUMNS = ("id", "source", "language", "file", "offset", "raw_bytes", "bytes")
 
 

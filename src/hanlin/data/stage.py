@@ -42,8 +42,6 @@ def run_tokens(settings: TokensSettings, context: StageContext) -> dict[str, Any
     weights = settings.weights if settings.weights is not None else corpus.manifest.settings.get("weights")
     # Weights that do not fit are refused before the work, here on bytes; the repeats that count are those of tokens.
     mixture_repeats({name: source["bytes"] for name, source in corpus.figures["sources"].items()}, weights)
-    for part in workdir.glob(".*.part"):  # left by a process that was killed
-        part.unlink()
     tokenizer = Tokenizer.load(context.inputs["tokenizer"].path)
     tokenizer.save(workdir / "tokenizer")
     total = sum(source["bytes"] for source in corpus.figures["sources"].values())

@@ -99,12 +99,6 @@ def bootstrap_ratio(
     return Estimate(value, min(float(low), value), max(float(high), value), len(top), float(draws.std(ddof=1)))
 
 
-def bootstrap_mean(values: Sequence[float] | Floats, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
-    """A mean with a percentile bootstrap interval."""
-    array = np.asarray(values, np.float64)
-    return bootstrap_ratio(array, np.ones_like(array), seed, resamples)
-
-
 def _resampled_ratios(top: Floats, bottom: Floats, seed: int, resamples: int) -> Floats:
     """One ratio per resample. How often each cluster is drawn is multinomial, so a resample is one matrix product."""
     rng = np.random.Generator(np.random.PCG64(seed))
@@ -147,15 +141,6 @@ def _ratio(numerator: int, power: int) -> float:
     """numerator / 2^power, also where 2^power is beyond a float."""
     shift = max(0, numerator.bit_length() - 64)
     return math.ldexp(float(numerator >> shift), shift - power)
-
-
-def mcnemar(gained: int, lost: int) -> float:
-    """Two-sided exact McNemar test: `gained` items went from wrong to right, `lost` from right to wrong.
-
-    Under "no change" each item that changed is as likely to be gained as lost (McNemar 1947, Psychometrika 12,
-    153–157).
-    """
-    return min(1.0, 2 * binomial_tail(max(gained, lost), gained + lost))
 
 
 def tango_score(gained: int, lost: int, n: int, difference: float) -> float:

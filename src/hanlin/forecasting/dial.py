@@ -18,13 +18,16 @@ from hanlin.training.sft import SFT_STAGE, SftSettings, resolve_sft
 
 HEAD = 64
 SHAPES = (
-    (64, 2), (128, 2), (128, 4), (192, 3), (192, 4), (256, 4), (256, 6), (320, 6), (384, 6), (384, 8), (448, 8),
+    (64, 2), (64, 4), (128, 4), (192, 4), (256, 4), (256, 6), (320, 6), (384, 6), (384, 8), (448, 8),
     (512, 8), (512, 10), (640, 10), (640, 12), (768, 12), (896, 14), (1024, 16), (1280, 20), (1536, 24), (2048, 24),
     (2560, 32),
 )  # fmt: skip
 """Width and depth of the shapes to choose among, by size."""
 FIRST_GUESS = 2_000_000
 """Weights of the shape that is measured first."""
+LEARNING_RATE, EMBEDDING_LEARNING_RATE = 0.006, 0.08
+"""Peak rates up to 1e14 FLOP (docs/benchmarks.md, "One dial"). The embedding, tied to the head, has thousands of rows
+of which a step touches few: it bears, and in a short run needs, far more than the matrices do."""
 MEASURE_SECONDS = 1.5
 """Spent on each shape that is measured; at most five measurements are made."""
 MARGIN = 0.97
@@ -37,6 +40,12 @@ def resolve_with_dial(settings: PretrainSettings, context: StageContext) -> Pret
         return resolve_pretrain(settings, context)
     if context.seconds_left is None:
         raise HanlinError("`model: auto` needs a time to plan for: give minutes=N, or a shape of your own.")
+    fixed = [name for name in ("steps", "epochs") if name in settings.loop.model_fields_set]
+    if settings.model == "auto" and fixed:
+        raise HanlinError(
+            f"`loop.{fixed[0]}` is given, but with `model: auto` it is `minutes` that decides how long to train: leave "
+            f"it out, or give a shape too (model={{hidden_size: 192, layers: 4, heads: 3}})."
+        )
     return resolve_pretrain(_plan(settings, context, context.seconds_left), context)
 
 
@@ -60,6 +69,7 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
     directory = context.inputs["data"].path
     configs = [model_config(settings.model_copy(update={"model": shape}), directory) for shape in shapes]
     speeds: dict[int, float] = {}  # index of a measured shape → FLOP/s
+    measured: dict[int, int] = {}  # index of a measured shape → rows of its steps
     loop = settings.loop.model_copy(update={"precision": precision})
 
     def forecast(index: int) -> tuple[float, float]:
@@ -81,7 +91,6 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
         speeds[index] = rows * length * flops_per_token(configs[index], length) / took
         measured[index] = rows
 
-    measured: dict[int, int] = {}  # index of a measured shape → rows of its steps
     best = min(range(len(configs)), key=lambda index: abs(matrix_parameters(configs[index]) - FIRST_GUESS))
     spent = 0
     while spent < 5 and (best not in speeds or measured[best] != rows_of(best)):
@@ -99,7 +108,9 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
             "rows": rows,
             "steps": steps,
             "precision": precision,
-            "evaluation_tokens": min(settings.loop.evaluation_tokens, max(4_096, round(tokens / 200))),
+            "evaluation_tokens": settings.loop.evaluation_tokens
+            if "evaluation_tokens" in settings.loop.model_fields_set
+            else min(settings.loop.evaluation_tokens, max(4_096, round(tokens / 200))),
             "optimizer": settings.loop.optimizer.model_copy(update=_rates(settings.loop, compute)),
         }
     )
@@ -163,11 +174,16 @@ def _rows(tokens: float, length: int) -> int:
 
 
 def _rates(loop: LoopSettings, compute: float) -> dict[str, float]:
-    """The peak rate falls slowly as compute grows (DeepSeek LLM, Bi et al. 2024, eq. 1: proportional to C^-0.125)."""
-    if "learning_rate" in loop.optimizer.model_fields_set:
+    """Peak rates, where the recipe gives none: as measured on small runs (docs/benchmarks.md), and falling slowly as
+    compute grows (DeepSeek LLM, Bi et al. 2024, eq. 1: proportional to C^-0.125)."""
+    factor = min(1.0, (compute / 1e14) ** -0.125)
+    given = loop.optimizer.model_fields_set
+    if "learning_rate" in given:
         return {}
-    default = loop.optimizer.learning_rate
-    return {"learning_rate": round(default * min(1.0, (compute / 1e14) ** -0.125), 6)}
+    found = {"learning_rate": round(LEARNING_RATE * factor, 6)}
+    if "embedding_learning_rate" not in given:
+        found["embedding_learning_rate"] = round(EMBEDDING_LEARNING_RATE * factor, 6)
+    return found
 
 
 DIAL_STAGE = dataclasses.replace(PRETRAIN_STAGE, resolve=resolve_with_dial)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from hanlin.artifacts import HanlinError
+from hanlin.artifacts import HanlinError, UsageError
 from hanlin.inference import scoring
 from hanlin.inference.beam import beam_search
 from hanlin.inference.runner import Runner, compute_dtype
@@ -63,7 +63,8 @@ class Engine:
     ) -> list[Completion]:
         """Answers in the order of the requests. `on_finish` is called as each is done (for a progress bar).
 
-        Raises HanlinError for a prompt that leaves no room in the model's context, and for token ids it does not have.
+        Raises HanlinError for a prompt that leaves no room in the model's context, and for token ids it does not have;
+        UsageError for `logprobs` with `beams` above 1.
         """
         return list(self._answers(requests, on_finish))
 
@@ -139,6 +140,11 @@ class Engine:
         return Scheduler(Runner(self.model, self._step, rows, self.prefill_tokens), rows, self.cache_tokens)
 
     def _sequence(self, request: Request) -> Running:
+        if request.beams > 1 and request.logprobs:
+            raise UsageError(
+                f"beams is {request.beams} and logprobs {request.logprobs}: beam search does not report the likeliest "
+                "tokens of each position; give one of them (the chosen tokens' log-probabilities come in any case)"
+            )
         length, context = len(request.prompt_ids), self.model.config.max_positions
         if length >= context:
             raise HanlinError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -15,9 +16,24 @@ from pydantic import ValidationError
 
 from hanlin.artifacts import HanlinError, Settings, Stage, UsageError
 from hanlin.recipes.registry import get_stage, nearest
+from hanlin.recipes.schema import findings, with_absolute_files
 
 TOP_KEYS = ("name", "about", "seed", "minutes", "stages", "exam")
 RESERVED = ("kind", "when", "seed")
+COMMAND_LINE = "command line"
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """YAML as people write settings: `1e-3` is a number (YAML 1.1 wants `1.0e-3`), and a date is text."""
+
+
+RecipeLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +71,14 @@ class Recipe:
             key = key.rpartition(".")[0]
         return "default"
 
+    def places(self, key: str) -> str:
+        """As `where`; what the command line changed below the key counts as well."""
+        where = self.where(key)
+        below = any(at == COMMAND_LINE and other.startswith(f"{key}.") for other, at in self.origin.items())
+        if not below or where == COMMAND_LINE:
+            return where
+        return f"{where} and {COMMAND_LINE}" if key in self.origin else COMMAND_LINE
+
     def as_dict(self) -> dict[str, Any]:
         """The recipe as plain data, in the form of its YAML file."""
         return {
@@ -73,7 +97,7 @@ class Recipe:
     def set(self, key: str, value: Any, origin: str) -> None:
         """Set a dotted key. Raises UsageError for a key that no recipe or stage has."""
         first, _, rest = key.partition(".")
-        if first == "stages":
+        if first == "stages" and rest:
             return self.set(rest, value, origin)
         if not rest:
             if first not in ("seed", "minutes", "name", "about"):
@@ -100,8 +124,17 @@ class Recipe:
                 inner = target[part] = {}
             target = inner
         target[last] = value
-        self.origin[("exam." if first == "exam" else f"stages.{first}.") + rest] = origin
+        whole = ("exam." if first == "exam" else f"stages.{first}.") + rest
+        for other in [other for other in self.origin if other.startswith(f"{whole}.")]:
+            del self.origin[other]
+        self._remember(whole, value, origin)
         return None
+
+    def _remember(self, key: str, value: Any, origin: str) -> None:
+        self.origin[key] = origin
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                self._remember(f"{key}.{name}", inner, origin)
 
 
 def load_recipe(name_or_file: str, assignments: Sequence[str] = ()) -> Recipe:
@@ -117,7 +150,7 @@ def load_recipe(name_or_file: str, assignments: Sequence[str] = ()) -> Recipe:
             raise UsageError(
                 f"{assignment!r} is not an assignment: write key=value, such as seed=2 or corpus.inputs=texts."
             )
-        recipe.set(key, parse_value(raw), "command line")
+        recipe.set(key, raw if key in ("name", "about") else parse_value(raw), COMMAND_LINE)
     _check_top(recipe, label)
     return recipe
 
@@ -129,10 +162,16 @@ def library() -> list[str]:
 
 
 def parse_value(raw: str) -> Any:
-    """The value of `key=value`: YAML for numbers, booleans, null, [lists] and {maps}; anything else is text."""
+    """The value of `key=value`: YAML for numbers, booleans, null, [lists] and {maps}; anything else is text.
+
+    Nothing of it is a comment: `my dir #1` is the name of a folder.
+    """
     try:
-        value = yaml.safe_load(raw) if raw else ""
-    except yaml.YAMLError:
+        node = yaml.compose(raw, Loader=RecipeLoader)
+        value = yaml.load(raw, Loader=RecipeLoader)
+    except (yaml.YAMLError, ValueError):
+        return raw
+    if node is None or (isinstance(node, yaml.ScalarNode) and node.end_mark.index < len(raw.rstrip())):
         return raw
     if isinstance(value, dict):
         return value if raw.lstrip().startswith("{") else raw
@@ -183,8 +222,8 @@ def _read(name_or_file: str) -> tuple[str, str]:
 
 def _parse(text: str, label: str) -> Recipe:
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=RecipeLoader)
+        data = yaml.load(text, Loader=RecipeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -200,10 +239,10 @@ def _parse(text: str, label: str) -> Recipe:
     if not isinstance(name, str) or not name:
         raise HanlinError(f"{label}: a recipe needs a `name:`.")
     stages = data.get("stages")
-    if not isinstance(stages, dict) or not stages or not all(isinstance(body, dict) for body in stages.values()):
+    if not stages or not _has_names(stages) or not all(isinstance(body, dict) for body in stages.values()):
         raise HanlinError(f"{origin.get('stages', label)}: `stages:` maps each stage's name to its kind and settings.")
     exam = data.get("exam") or {}
-    if not isinstance(exam, dict):
+    if not _has_names(exam):
         raise HanlinError(f"{origin['exam']}: `exam:` maps each training stage's name to its tasks and gates.")
     return Recipe(
         name=name,
@@ -214,6 +253,10 @@ def _parse(text: str, label: str) -> Recipe:
         exam=exam,
         origin=origin,
     )
+
+
+def _has_names(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) for name in value)
 
 
 def _walk(node: yaml.Node, prefix: str, label: str, origin: dict[str, str]) -> None:
@@ -231,13 +274,31 @@ def _walk(node: yaml.Node, prefix: str, label: str, origin: dict[str, str]) -> N
         _walk(value, f"{path}.", label, origin)
 
 
+def _fault(recipe: Recipe, *found: tuple[str, str]) -> HanlinError:
+    """The error for (dotted key, what is wrong with it) pairs, with where each value came from.
+
+    It is the request that was wrong (UsageError) when the command line gave one of them.
+    """
+    placed = [(recipe.places(key), message) for key, message in found]
+    given = any(place.endswith(COMMAND_LINE) for place, _ in placed)
+    return (UsageError if given else HanlinError)("\n".join(f"{place}: {message}" for place, message in placed))
+
+
+def _check_seed(recipe: Recipe, key: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        shown = key.removeprefix("stages.")
+        raise _fault(recipe, (key, f"{shown} must be a whole number from 0, not {value!r}."))
+    return value
+
+
 def _check_top(recipe: Recipe, label: str) -> None:
-    if not isinstance(recipe.seed, int) or isinstance(recipe.seed, bool) or not 0 <= recipe.seed < 2**63:
-        raise UsageError(f"{recipe.where('seed')}: seed must be a whole number from 0, not {recipe.seed!r}.")
+    if not recipe.name:
+        raise _fault(recipe, ("name", "a recipe needs a name."))
+    _check_seed(recipe, "seed", recipe.seed)
     if recipe.minutes is not None and (
         isinstance(recipe.minutes, bool) or not isinstance(recipe.minutes, int | float) or not recipe.minutes > 0
     ):
-        raise UsageError(f"{recipe.where('minutes')}: minutes must be a number above 0, not {recipe.minutes!r}.")
+        raise _fault(recipe, ("minutes", f"minutes must be a number above 0, not {recipe.minutes!r}."))
     if not recipe.exam:
         raise HanlinError(
             f"{label}: the recipe has no `exam:`. A stage that trains must be examined: add, for example,\n"
@@ -247,26 +308,30 @@ def _check_top(recipe: Recipe, label: str) -> None:
 
 def _with_exams(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """The active stages, and for each training stage an exam stage `<name>-exam` made from the recipe's `exam:`."""
+    for name, body in recipe.stages.items():
+        if not isinstance(body.get("when", ""), str):
+            raise _fault(recipe, (f"stages.{name}.when", f"{name}.when names one setting, not {body['when']!r}."))
     active = recipe.active()
-    for name in recipe.exam:
-        if name not in recipe.stages:
-            raise HanlinError(
-                f"{recipe.where('exam.' + name)}: `exam:` names {name!r}, which is no stage"
-                f"{nearest(name, recipe.stages)}."
-            )
+    for name, plan in recipe.exam.items():
+        _check_plan(recipe, name, plan)
     bodies: dict[str, dict[str, Any]] = {}
     for name, body in active.items():
-        kind = body.get("kind")
+        kind, key = body.get("kind"), f"stages.{name}.kind"
         if not isinstance(kind, str):
-            raise HanlinError(f"{recipe.where('stages.' + name)}: the stage {name!r} has no `kind:`.")
+            raise _fault(recipe, (key, f"the stage {name!r} has no `kind:`."))
+        try:
+            stage = get_stage(kind)
+        except HanlinError as error:
+            raise _fault(recipe, (key, f"{name}.kind: {error}")) from None
         bodies[name] = body
-        if not get_stage(kind).trains:
+        if not stage.trains:
             continue
         if name not in recipe.exam:
-            raise HanlinError(
-                f"{recipe.where('stages.' + name)}: the stage {name!r} trains a model, but `exam:` has no entry "
-                f"for it. Add one, such as\nexam:\n  {name}:\n    tasks: [corpus/bits-per-byte]"
+            message = (
+                f"the stage {name!r} trains a model, but `exam:` has no entry for it. Add one, such as\n"
+                f"exam:\n  {name}:\n    tasks: [corpus/bits-per-byte]"
             )
+            raise HanlinError(f"{recipe.where('stages.' + name)}: {message}")
         plan = dict(recipe.exam[name])
         parent = body.get("model")
         if isinstance(parent, str) and "before" not in plan and (parent in active or Path(parent).is_dir()):
@@ -279,64 +344,52 @@ def _with_exams(recipe: Recipe) -> dict[str, dict[str, Any]]:
     return bodies
 
 
+def _check_plan(recipe: Recipe, name: str, plan: Any) -> None:
+    key = f"exam.{name}"
+    if name not in recipe.stages:
+        raise _fault(recipe, (key, f"`exam:` names {name!r}, which is no stage{nearest(name, recipe.stages)}."))
+    if not _has_names(plan):
+        tasks = plan if isinstance(plan, list) else [plan or "corpus/bits-per-byte"]
+        example = f"{{tasks: [{', '.join(map(str, tasks))}]}}"
+        message = f"`exam.{name}:` maps to tasks and gates, not {plan!r}. Write `{name}: {example}`."
+        raise _fault(recipe, (key, message))
+    for word in ("kind", "when"):
+        if word in plan:
+            raise _fault(recipe, (f"{key}.{word}", f"{key}.{word}: unknown key: an exam has none. Leave it out."))
+
+
 def _step(recipe: Recipe, name: str, body: dict[str, Any], bodies: dict[str, dict[str, Any]]) -> Step:
     stage = get_stage(body["kind"])
     own = {key: value for key, value in body.items() if key not in RESERVED}
     exam_of = name.removesuffix("-exam") if stage.kind == "exam" and name not in recipe.stages else None
     prefix = f"exam.{exam_of}" if exam_of else f"stages.{name}"
+    shown = prefix.removeprefix("stages.")
     try:
-        settings = stage.settings.model_validate_json(json.dumps(own))
-    except (ValidationError, TypeError) as error:
-        raise HanlinError(_explain(error, recipe, prefix, stage)) from None
+        settings = stage.settings.model_validate_json(json.dumps(with_absolute_files(stage.kind, own)))
+    except (TypeError, HanlinError) as error:
+        raise _fault(recipe, (prefix, f"{shown}: {str(error).rstrip('.')}.")) from None
+    except ValidationError as error:
+        found = findings(error, stage.settings, prefix)
+        raise _fault(recipe, *((key, f"{key.removeprefix('stages.')}: {what}.") for key, what in found)) from None
     inputs: dict[str, str] = {}
     outside: dict[str, Path] = {}
     for key, kinds in stage.inputs.items():
         value = getattr(settings, key)
         if value is None:
             continue
-        at = f"{recipe.where(f'{prefix}.{key}')}: {prefix}.{key}"
         if value in bodies:
             if bodies[value]["kind"] not in kinds:
-                raise HanlinError(
-                    f"{at}: {value!r} is a stage of kind {bodies[value]['kind']}, not {' or '.join(kinds)}."
-                )
+                what = f"{value!r} is a stage of kind {bodies[value]['kind']}, not {' or '.join(kinds)}."
+                raise _fault(recipe, (f"{prefix}.{key}", f"{shown}.{key}: {what}"))
             inputs[key] = value
         elif Path(value).is_dir():
             outside[key] = Path(value)
         else:
             fitting = [other for other, settings_ in bodies.items() if settings_["kind"] in kinds]
-            raise HanlinError(
-                f"{at}: {value!r} is neither a stage of this recipe nor a folder{nearest(value, bodies)}. "
+            what = (
+                f"{value!r} is neither a stage of this recipe nor a folder{nearest(value, bodies)}. "
                 f"It takes a stage of kind {' or '.join(kinds)}" + (f": {', '.join(fitting)}." if fitting else ".")
             )
-    return Step(name, stage, settings, int(body.get("seed", recipe.seed)), inputs, outside)
-
-
-def _explain(error: ValidationError | TypeError, recipe: Recipe, prefix: str, stage: Stage[Any]) -> str:
-    """Pydantic's findings as lines a person can act on: where, key, what, nearest known key."""
-    if isinstance(error, TypeError):
-        return f"{recipe.where(prefix)}: {prefix}: {error}"
-    lines: list[str] = []
-    for finding in error.errors():
-        path = [str(part) for part in finding["loc"]]
-        key = ".".join([prefix, *path])
-        if finding["type"] == "extra_forbidden":
-            known = _fields(stage.settings, path[:-1])
-            what = f"unknown key{nearest(path[-1], known)}. Known here: {', '.join(known)}"
-        elif finding["type"] == "missing":
-            what = f"is required: give it in the recipe, or as {key.removeprefix('stages.')}=VALUE"
-        else:
-            what = f"{finding['msg'].removeprefix('Value error, ')} (it is {finding.get('input')!r})"
-        lines.append(f"{recipe.where(key)}: {key.removeprefix('stages.')}: {what}.")
-    return "\n".join(dict.fromkeys(lines))
-
-
-def _fields(model: Any, path: list[str]) -> list[str]:
-    """Names of the fields at a path inside a settings model (through Optional and union types)."""
-    for part in path:
-        if not (isinstance(model, type) and issubclass(model, Settings)) or part not in model.model_fields:
-            continue
-        annotation = model.model_fields[part].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next((one for one in options if isinstance(one, type) and issubclass(one, Settings)), model)
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, Settings) else []
+            raise _fault(recipe, (f"{prefix}.{key}", f"{shown}.{key}: {what}"))
+    seed = _check_seed(recipe, f"{prefix}.seed", body.get("seed", recipe.seed))
+    return Step(name, stage, settings, seed, inputs, outside)

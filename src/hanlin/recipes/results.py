@@ -35,7 +35,8 @@ def collect(directory: Path) -> dict[str, Any]:
     """`hanlin results RUN --json`.
 
     Returns {"run", "stages": {stage: {"kind", "id", "seconds", "figures", "exams": {task: {metric: {value, low, high,
-    n}}}, "random": the same for random weights, "gates": [...]}}, "figures": {"seconds": the whole run's}}.
+    n}}}, "random": the same for random weights, "gates": [...]}}, "figures": {"seconds": the whole run's, stage:
+    `main_figures`}}. A stage's own "figures" are all that it reported.
     """
     artifacts = open_run(directory)
     stages: dict[str, Any] = {}
@@ -58,7 +59,35 @@ def collect(directory: Path) -> dict[str, Any]:
             entry["exam_seconds"] = exam.manifest.seconds
         stages[name] = entry
     total = sum(artifact.manifest.seconds for artifact in artifacts.values())
-    return {"run": str(directory), "stages": stages, "figures": {"seconds": total}}
+    main = {name: main_figures(artifact) for name, artifact in artifacts.items()}
+    return {"run": str(directory), "stages": stages, "figures": {**main, "seconds": total}}
+
+
+def main_figures(artifact: Artifact) -> dict[str, Any]:
+    """The figures by which one stage is compared with another: one level of plain names, whatever its kind.
+
+    "seconds" of the whole stage, and of what it reported: every number ("steps", "tokens", "tokens_per_second",
+    "flops_per_second", "loss" …); the last validation's as "validation_loss" and "validation_bits_per_byte"; a corpus's
+    "ledger" ({"files", "records", "bytes", "balanced"}); a tokenizer's "vocabulary_size"; the "documents", "tokens" and
+    "bytes" of training text. An exam has its "seconds" only: its marks are in the stage's "exams".
+    """
+    figures = artifact.figures
+    found: dict[str, Any] = {name: value for name, value in figures.items() if _is_number(value)}
+    found["seconds"] = artifact.manifest.seconds
+    if artifact.manifest.kind == "corpus":
+        found["ledger"] = {name: figures["ledger"][name] for name in ("files", "records", "bytes", "balanced")}
+    elif artifact.manifest.kind == "tokenizer":
+        found["vocabulary_size"] = figures["vocabulary"]["size"]
+    elif artifact.manifest.kind == "tokens":
+        found |= {name: value for name, value in figures["train"].items() if _is_number(value)}
+    else:
+        last = (figures.get("validation") or {}).get("last") or {}
+        found |= {f"validation_{name}": value for name, value in last.items() if name != "step" and _is_number(value)}
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def last_model(artifacts: dict[str, Artifact]) -> Artifact | None:

@@ -32,6 +32,7 @@ from hanlin.artifacts import (
     Progress,
     Silent,
     StageContext,
+    UsageError,
     artifact_id,
     digest,
     run_lock,
@@ -74,24 +75,26 @@ class Reporter:
 
 @dataclass
 class _Ledger:
-    """`request.json`: decisions made by measuring, kept for as long as the request is the same."""
+    """`request.json`: what was decided by measuring, and what each stage took.
+
+    A decision is kept under the hash of all that it depends on, so that other settings elsewhere in the recipe, or a
+    change and its way back, leave it as it was.
+    """
 
     path: Path
-    request: dict[str, Any]
     decisions: dict[str, Any]
     seconds: dict[str, float]
 
     @staticmethod
-    def open(directory: Path, request: dict[str, Any]) -> _Ledger:
+    def open(directory: Path) -> _Ledger:
         path = directory / REQUEST
-        if path.is_file():
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            if stored.get("request") == request:
-                return _Ledger(path, request, stored["decisions"], stored["seconds"])
-        return _Ledger(path, request, {}, {})
+        if not path.is_file():
+            return _Ledger(path, {}, {})
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return _Ledger(path, stored["decisions"], stored["seconds"])
 
     def save(self) -> None:
-        write_json(self.path, {"request": self.request, "decisions": self.decisions, "seconds": self.seconds})
+        write_json(self.path, {"decisions": self.decisions, "seconds": self.seconds})
 
 
 def run_recipe(recipe: Recipe, directory: Path, reporter: Reporter | None = None) -> Run:
@@ -101,16 +104,16 @@ def run_recipe(recipe: Recipe, directory: Path, reporter: Reporter | None = None
     """
     reporter = reporter or Reporter()
     ordered = steps(recipe)
+    _check_paths(ordered)
     with run_lock(directory):
-        ledger = _Ledger.open(directory, _request(recipe))
-        ledger.save()
+        ledger = _Ledger.open(directory)
         reporter.plan([step.name for step in ordered])
         result = Run(directory, {}, 0.0)
         resolved: dict[str, Step] = {step.name: step for step in ordered}
         write_recipe(recipe, list(resolved.values()), directory / RECIPE)
         for step in ordered:
             left = _seconds_left(step, ordered, recipe, ledger)
-            step = _resolve(step, left, directory, result.artifacts, ledger, reporter)
+            step = _resolve(step, left, recipe, ordered, directory, result.artifacts, ledger, reporter)
             resolved[step.name] = step
             write_recipe(recipe, list(resolved.values()), directory / RECIPE)
             artifact = _make(step, directory, result.artifacts, ledger, reporter)
@@ -150,10 +153,14 @@ def identify(step: Step, inputs: dict[str, Artifact]) -> str:
     return artifact_id(step.stage.kind, step.stage.version, settings, step.seed, contents, fingerprint)
 
 
-def _request(recipe: Recipe) -> dict[str, Any]:
-    data = recipe.as_dict()
-    data.pop("about")
-    return {"recipe": digest(data), "minutes": recipe.minutes}
+def _check_paths(ordered: list[Step]) -> None:
+    """Raise UsageError for files that are not there, before anything is made: the last stage's as well."""
+    for step in ordered:
+        for key in step.stage.paths:
+            given = getattr(step.settings, key)
+            for path in [given] if isinstance(given, str) else given or []:
+                if not Path(path).expanduser().exists():
+                    raise UsageError(f"{step.name}.{key}: there is no file or folder {path}.")
 
 
 def _inputs(step: Step, made: dict[str, Artifact]) -> dict[str, Artifact]:
@@ -163,28 +170,54 @@ def _inputs(step: Step, made: dict[str, Artifact]) -> dict[str, Artifact]:
     return found
 
 
+def _training_to_come(step: Step, ordered: list[Step]) -> dict[str, float]:
+    """This stage and the later ones that train, with the weights by which they share the time."""
+    coming = ordered[ordered.index(step) :]
+    return {other.name: TRAINING_SHARES.get(other.stage.kind, 1.0) for other in coming if other.stage.trains}
+
+
 def _seconds_left(step: Step, ordered: list[Step], recipe: Recipe, ledger: _Ledger) -> float | None:
     """This stage's part of what remains of the recipe's `minutes`: of all training to come, by weight, less exams."""
     if recipe.minutes is None or not step.stage.trains:
         return None
-    coming = ordered[ordered.index(step) :]
-    exams = sum(other.stage.kind == "exam" for other in coming) * EXAM_SHARE * recipe.minutes * 60
-    left = recipe.minutes * 60 - sum(ledger.seconds.values()) - exams
-    weights = {other.name: TRAINING_SHARES.get(other.stage.kind, 1.0) for other in coming if other.stage.trains}
-    return left * weights[step.name] / sum(weights.values())
+    place = ordered.index(step)
+    spent = sum(
+        ledger.seconds.get(name, 0.0) for other in ordered[:place] for name in (other.name, _measuring(other.name))
+    )
+    exams = sum(other.stage.kind == "exam" for other in ordered[place:]) * EXAM_SHARE * recipe.minutes * 60
+    weights = _training_to_come(step, ordered)
+    return (recipe.minutes * 60 - spent - exams) * weights[step.name] / sum(weights.values())
+
+
+def _measuring(name: str) -> str:
+    return f"{name} (measuring)"
 
 
 def _resolve(
-    step: Step, left: float | None, directory: Path, made: dict[str, Artifact], ledger: _Ledger, reporter: Reporter
+    step: Step,
+    left: float | None,
+    recipe: Recipe,
+    ordered: list[Step],
+    directory: Path,
+    made: dict[str, Artifact],
+    ledger: _Ledger,
+    reporter: Reporter,
 ) -> Step:
-    """Replace the step's `auto` values, once for this request; later runs of the same request take the same ones."""
+    """Replace the step's `auto` values, once for what they depend on; later runs of the same take the same ones."""
     if step.stage.resolve is None:
         return step
     inputs = _inputs(step, made)
-    contents = {key: artifact.manifest.content for key, artifact in inputs.items()}
-    decided = ledger.decisions.get(step.name)
-    if decided and decided["inputs"] == contents:
-        stored = step.stage.settings.model_validate_json(json.dumps(decided["settings"]))
+    depends = {
+        "settings": step.settings.model_dump(mode="json"),
+        "given": sorted(step.settings.model_fields_set),
+        "seed": step.seed,
+        "inputs": {key: artifact.manifest.content for key, artifact in inputs.items()},
+        "fingerprint": step.stage.fingerprint(step.settings) if step.stage.fingerprint else None,
+        "time": None if left is None else [recipe.minutes, _training_to_come(step, ordered)],
+    }
+    key = digest(depends)
+    if key in ledger.decisions:
+        stored = step.stage.settings.model_validate_json(json.dumps(ledger.decisions[key]["settings"]))
         return Step(step.name, step.stage, stored, step.seed, step.inputs, step.outside)
     scratch = directory / ".building" / f"{step.name}.scratch"
     remove(scratch)
@@ -194,8 +227,8 @@ def _resolve(
     context = StageContext(scratch, inputs, step.seed, progress, seconds_left=left)
     settings = step.stage.resolve(step.settings, context)
     remove(scratch)
-    ledger.decisions[step.name] = {"inputs": contents, "settings": settings.model_dump(mode="json")}
-    ledger.seconds[f"{step.name} (measuring)"] = time.perf_counter() - started
+    ledger.decisions[key] = {"stage": step.name, "settings": settings.model_dump(mode="json")}
+    ledger.seconds[_measuring(step.name)] = time.perf_counter() - started
     ledger.save()
     return Step(step.name, step.stage, settings, step.seed, step.inputs, step.outside)
 
@@ -236,6 +269,9 @@ def _build(
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     progress = reporter.begin(step.name, step.stage.kind, resumed)
     clock = _Clock(workdir.with_suffix(".seconds"))
+    # Temporary files of writes that a kill cut short: the folder becomes the artifact as it is.
+    for part in list(workdir.rglob(".*.part")):
+        remove(part)
     try:
         figures = step.stage.run(step.settings, StageContext(workdir, inputs, step.seed, progress))
     finally:
@@ -340,7 +376,7 @@ def code_version() -> dict[str, str]:
 def environment() -> dict[str, Any]:
     """What the machine and the libraries were, as far as results or speed can depend on them."""
     libraries = {}
-    for name in ("torch", "tokenizers", "numpy", "pyarrow", "safetensors", "rustbpe"):
+    for name in ("torch", "tokenizers", "numpy", "pyarrow", "safetensors"):
         try:
             libraries[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

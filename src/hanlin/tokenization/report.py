@@ -15,9 +15,11 @@ arXiv:2405.05417). *Rare* are those that are seen, but too seldom: the warning c
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +232,7 @@ def _compression(
     counts = np.zeros(tokenizer.vocabulary_size, np.int64)
     groups: dict[str, dict[str, _Group]] = {"language": {}, "source": {}}
     split = "validation" if any(read_rows(corpus, "validation", ["id"])) else "train"
-    chosen = _choose(list(read_rows(corpus, split, ["id", "source", "bytes"])), report_bytes)
+    chosen = _choose(lambda: read_rows(corpus, split, ["id", "source", "bytes"]), report_bytes)
     rows = (row for row in read_rows(corpus, split, ["id", "source", "language", "text"]) if row["id"] in chosen)
     for batch in batches(rows, lambda row: len(row["text"]), BATCH_CHARACTERS // 4):
         texts: list[str] = [row["text"] for row in batch]
@@ -254,18 +256,43 @@ def _compression(
     return figures, counts
 
 
-def _choose(rows: list[dict[str, Any]], limit: int) -> set[str]:
-    """Ids of documents of about `limit` bytes, the same share of each source. Ids are hashes: their order is chance."""
-    share = min(1.0, limit / max(1, sum(row["bytes"] for row in rows)))
-    by_source: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: row["id"]):
-        by_source.setdefault(row["source"], []).append(row)
-    chosen: set[str] = set()
-    for members in by_source.values():
-        budget = share * sum(row["bytes"] for row in members)
-        for row in members:
-            if budget <= 0:
-                break
-            chosen.add(row["id"])
-            budget -= row["bytes"]
-    return chosen
+def _choose(read: Callable[[], Iterator[dict[str, Any]]], limit: int) -> set[str]:
+    """Ids of documents of about `limit` bytes, the same share of each source. Ids are hashes: their order is chance.
+
+    `read` is called twice and begins anew each time; what is held is the ids chosen, not those of all documents.
+    """
+    sizes: Counter[str] = Counter()
+    for row in read():
+        sizes[row["source"]] += row["bytes"]
+    share = min(1.0, limit / max(1, sizes.total()))
+    lowest = {source: _Lowest(share * size) for source, size in sizes.items()}
+    for row in read():
+        lowest[row["source"]].offer(row["id"], row["bytes"])
+    return {one.identity for kept in lowest.values() for one in kept.heap}
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    identity: str
+    bytes: int
+
+    def __lt__(self, other: _Chosen) -> bool:
+        """Backwards: the first of a heap is then the one with the highest id."""
+        return self.identity > other.identity
+
+
+class _Lowest:
+    """Of the documents offered, those of the lowest ids that together reach `budget` bytes: as few as do."""
+
+    def __init__(self, budget: float) -> None:
+        self.budget = budget
+        self.bytes = 0
+        self.heap: list[_Chosen] = []
+
+    def offer(self, identity: str, size: int) -> None:
+        if self.bytes >= self.budget and (not self.heap or identity > self.heap[0].identity):
+            return
+        heapq.heappush(self.heap, _Chosen(identity, size))
+        self.bytes += size
+        while self.bytes - self.heap[0].bytes >= self.budget:
+            self.bytes -= heapq.heappop(self.heap).bytes

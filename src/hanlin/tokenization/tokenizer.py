@@ -233,12 +233,13 @@ class Tokenizer:
         return None if self._end_of_turn is None else self._control[self._end_of_turn]
 
     def check_chat(self) -> None:
-        """Raise HanlinError unless a model can be taught to chat with this tokenizer."""
+        """Raise HanlinError, with the reason, unless a model can be taught to chat with this tokenizer."""
         if self.chat_template is None:
             raise HanlinError(
                 "This tokenizer has no chat template: give it one (chat_template.jinja in its directory)."
             )
         if self._end_of_turn is None:
+            self._probe_end_of_turn()  # first what is wrong with the template, if it can't even answer
             raise HanlinError(
                 "The chat template ends an answer with no special token, so a model could not learn to stop. "
                 "Use a template that does, such as hanlin's ChatML."
@@ -254,11 +255,16 @@ class Tokenizer:
     def _find_end_of_turn(self) -> str | None:
         if self.chat_template is None:
             return None
-        messages = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
         try:
-            text, spans = self._template().answers(messages, None, False)
-        except HanlinError:  # render_tokens says why, when it is asked to render
+            return self._probe_end_of_turn()
+        except HanlinError:  # check_chat and render_tokens say why, when they are asked
             return None
+
+    def _probe_end_of_turn(self) -> str | None:
+        """The last control token of one short answer; None when it has none. Raises HanlinError for a template that
+        refuses a question with an answer, or does not round-trip."""
+        messages = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
+        text, spans = self._template().answers(messages, None, False)
         controls = [name for name in self._splitter.findall(text[slice(*spans[0])]) if name.strip() in self._control]
         return controls[-1].strip() if controls else None
 

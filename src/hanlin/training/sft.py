@@ -11,7 +11,9 @@ from hanlin.artifacts import HanlinError, Settings, Stage, StageContext, hash_fi
 from hanlin.training.settings import LoopSettings, OptimizerSettings, ScheduleSettings
 
 if TYPE_CHECKING:
-    from hanlin.data.conversations import PackedConversations
+    from hanlin.data.batch import Batch
+    from hanlin.data.conversations import Cut, PackedConversations
+    from hanlin.data.formats import ReadReport
     from hanlin.data.rendered import RenderedConversations
     from hanlin.tokenization import Tokenizer
 
@@ -44,9 +46,10 @@ class SftSchedule(ScheduleSettings):
 class SftLoop(LoopSettings):
     """As in pretraining."""
 
-    optimizer: OptimizerSettings = SftOptimizer()
+    # Of fixed fields a narrower type is sound: nothing else can be assigned to them. pyright can't see that they are.
+    optimizer: SftOptimizer = SftOptimizer()  # pyright: ignore[reportIncompatibleVariableOverride]
     """The rule that changes the weights."""
-    schedule: ScheduleSettings = SftSchedule()
+    schedule: SftSchedule = SftSchedule()  # pyright: ignore[reportIncompatibleVariableOverride]
     """The learning rate's course."""
 
 
@@ -96,6 +99,9 @@ def run_sft(settings: SftSettings, context: StageContext) -> dict[str, Any]:
     from hanlin.training.stages import check_length, train_language_model, validation_measure
 
     prepared = Prepared(settings, context)
+    # Said here and not where it is read: it is read twice, since resolving the settings takes it, too.
+    for note in prepared.reading.get("notes", []):
+        context.progress.say(note)
     model = load_model(context.inputs["model"].path)
     check_length(model.config, settings.loop.sequence_length)
     evaluate = None
@@ -113,7 +119,7 @@ class Prepared:
     def __init__(self, settings: SftSettings, context: StageContext) -> None:
         import json
 
-        from hanlin.data.conversations import PackedConversations
+        from hanlin.data.conversations import Cut, PackedConversations
         from hanlin.data.rendered import RenderedConversations
         from hanlin.tokenization import Tokenizer
         from hanlin.training.parallel import World
@@ -136,17 +142,13 @@ class Prepared:
             settings.pack,
             settings.on_empty,
         )
-        self.validation = None
-        if self.reading["validation"]:
-            held_out = PackedConversations(
-                RenderedConversations.load(context.workdir / VALIDATION),
-                loop.sequence_length,
-                loop.rows,
-                0,
-                settings.pack,
-                "drop",
-            )
-            self.validation = _batches(held_out, loop.evaluation_tokens)
+        self.validation: list[Batch] | None = None
+        """The batches to measure the loss on; None when nothing is held out, or nothing of it can be trained on"""
+        held_out = RenderedConversations.load(context.workdir / VALIDATION)
+        if len(Cut(held_out, loop.sequence_length).kept):
+            # Never refused here: with on_empty = "refuse" all conversations were checked before they were split.
+            packed = PackedConversations(held_out, loop.sequence_length, loop.rows, 0, settings.pack, "drop")
+            self.validation = _batches(packed, loop.evaluation_tokens)
 
 
 def _paths(settings: SftSettings) -> list[Path]:
@@ -155,9 +157,14 @@ def _paths(settings: SftSettings) -> list[Path]:
 
 
 def _render(settings: SftSettings, context: StageContext, tokenizer: Tokenizer) -> None:
-    """Read all data, hold out the validation share, and write both as tokens, with the account of the reading."""
+    """Read all data, hold out the validation share, and write both as tokens, with the account of the reading.
+
+    Raises HanlinError when there is nothing to read, and with `on_empty = "refuse"` for a conversation with nothing to
+    train on, whichever share it would fall into.
+    """
     import numpy as np
 
+    from hanlin.data.conversations import Cut
     from hanlin.data.formats import read_instructions
     from hanlin.data.order import permutation
     from hanlin.data.rendered import render_conversations
@@ -170,18 +177,46 @@ def _render(settings: SftSettings, context: StageContext, tokenizer: Tokenizer) 
     examples, report = read_instructions(paths)
     if not examples:
         raise HanlinError(f"there is no conversation in {', '.join(map(str, paths))}.")
-    if report.quarantined:
-        context.progress.say(
-            f"{len(report.quarantined)} of {report.rows} rows can't be used; the first: {report.quarantined[0]}"
-        )
     rendered = render_conversations(
         examples, tokenizer, lambda done: context.progress.update(done, len(examples), "conversations rendered")
     )
+    cut = Cut(rendered, settings.loop.sequence_length)
+    if settings.on_empty == "refuse":
+        cut.refuse_empty()
     held_out = round(settings.validation_fraction * len(examples))
     order = permutation(len(examples), "validation")
     select(rendered, np.sort(order[held_out:])).save(context.workdir / TRAIN)
     select(rendered, np.sort(order[:held_out])).save(context.workdir / VALIDATION)
-    write_json(context.workdir / READING, {**report.figures(), "validation": held_out})
+    account: dict[str, Any] = {
+        "validation": held_out,
+        "dropped": len(cut.empty),
+        "dropped_rows": [cut.why_empty(index) for index in cut.empty[:20]],
+        "truncated": len(cut.truncated),
+        "notes": _notes(report, cut),
+    }
+    write_json(context.workdir / READING, {**report.figures(), **account})
+
+
+def _notes(report: ReadReport, cut: Cut) -> list[str]:
+    """What of the data is not trained on, for people: how much of each sort, and where the first is."""
+    files = [bad for bad in report.quarantined if bad.number is None]
+    rows = [bad for bad in report.quarantined if bad.number is not None]
+    notes: list[str] = []
+    if files:
+        notes.append(f"{len(files)} of {len(report.files)} files are left out; the first: {files[0]}")
+    if rows:
+        notes.append(f"{len(rows)} of {report.rows - len(files)} rows can't be used; the first: {rows[0]}")
+    total, length = len(cut.rendered), cut.sequence_length
+    if len(cut.empty):
+        first = cut.why_empty(cut.empty[0])
+        notes.append(
+            f"{len(cut.empty)} of {total} conversations are left out, with nothing to train on in rows of {length}; "
+            f"the first: {first}"
+        )
+    if len(cut.truncated):
+        first = cut.why_truncated(cut.truncated[0])
+        notes.append(f"{len(cut.truncated)} of {total} conversations are cut to rows of {length}; the first: {first}")
+    return notes
 
 
 def select(rendered: RenderedConversations, indices: Any) -> RenderedConversations:
@@ -203,7 +238,7 @@ def select(rendered: RenderedConversations, indices: Any) -> RenderedConversatio
     )
 
 
-def _batches(source: PackedConversations, most_tokens: int) -> list[Any]:
+def _batches(source: PackedConversations, most_tokens: int) -> list[Batch]:
     """One epoch's batches, up to `most_tokens` positions; the last holds the rows that are left."""
     rows, step = source.rows_in(0), source.rows_per_step
     rows = min(rows, max(1, most_tokens // source.sequence_length))

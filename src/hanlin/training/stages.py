@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
@@ -78,8 +77,6 @@ def train_language_model(
 ) -> dict[str, Any]:
     """Train by next-token prediction, write the model into `context.workdir`, and return the stage's figures."""
     world = World.current()
-    if world.first:
-        clear_parts(context.workdir)
     config = model.config
     steps = count_steps(loop, source)
     epochs = source.epochs_at(steps)
@@ -143,10 +140,3 @@ def validation_measure(
         return found
 
     return measure
-
-
-def clear_parts(workdir: Path) -> None:
-    """Remove the temporary files of writes that a kill cut short: the folder becomes the artifact as it is."""
-    for part in workdir.rglob(".*.part"):
-        if part.is_file():
-            part.unlink()

@@ -58,8 +58,20 @@ def opened(question: str, language: str, rng: Random) -> str:
     return pick(rng, OPENERS[language]).format(q=question) if rng.random() < _OPENED else question
 
 
+NAMING = {
+    "en": ("Please name {x}.", "I am looking for {x}.", "Give me {x}.", "My question is about {x}."),
+    "zh": ("请说出{x}。", "我在找{x}。", "给我{x}。", "我的问题是{x}。"),
+}
+"""Requests for a fact by the noun phrase with which questions of two steps name an entity ("the employer of X").
+
+Without them nearly every "the employer of X" in the training data would begin a question of two steps, and a small
+model would answer the plain ones that way too.
+"""
+
+
 def fact_rows(population: Population, number: int, questions: int) -> Iterator[Row]:
-    """For each asked fact and language, `questions` different training phrasings (at most as many as there are)."""
+    """For each asked fact and language, `questions` different training phrasings (at most as many as there are), and
+    one by the noun phrase that questions of two steps use, where there is one."""
     entity = population.get(number)
     for fact in population.facts(number):
         if not fact.asked:
@@ -69,6 +81,10 @@ def fact_rows(population: Population, number: int, questions: int) -> Iterator[R
             for template in shuffled(rng, QUESTIONS[language][fact.attribute].training)[:questions]:
                 prompt = opened(fill(template, fact, language, entity.name(language)), language, rng)
                 yield row(prompt, telling.answer(fact, language), kind="fact", language=language, facts=[fact.id])
+            if fact.attribute in chains.PHRASES:
+                phrase = chains.PHRASES[fact.attribute][language == "zh"].format(s=entity.name(language))
+                prompt = pick(rng, NAMING[language]).format(x=phrase)
+                yield row(prompt, telling.answer(fact, language), kind="named_fact", language=language, facts=[fact.id])
 
 
 def _sum(population: Population, number: int, language: str, rng: Random) -> Row:
@@ -127,10 +143,10 @@ def _reformatting(population: Population, number: int, language: str, rng: Rando
 
 _OTHERS = (
     (_sum, 4),
-    (_two_step, 2),
+    (_two_step, 1),
     (_translation, 2),
     (_unanswerable, 2),
-    (_improper, 1),
+    (_improper, 2),
     (_talk, 1),
     (_reading, 1),
     (_reformatting, 1),

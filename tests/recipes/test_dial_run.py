@@ -1,0 +1,107 @@
+"""`own-text` with one dial: from a folder of text and minutes to a model, and what is decided is decided once."""
+
+import json
+
+import pytest
+import yaml
+
+from hanlin.artifacts import Artifact, HanlinError, UsageError
+from hanlin.recipes.recipe import load_recipe
+from hanlin.recipes.runner import Reporter, run_recipe
+
+MINUTES = 0.5
+
+
+class Watcher(Reporter):
+    def __init__(self):
+        self.made = []
+
+    def end(self, name, artifact, reused):
+        if not reused:
+            self.made.append(name)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    words = ("boats", "bread", "light", "north", "people", "rain", "river", "sang", "slow", "town", "built", "the")
+    for number in range(300):
+        lines = (
+            " ".join(words[(number * 7 + line * line + step * (1 + number % 4)) % len(words)] for step in range(12))
+            for line in range(12)
+        )
+        (folder / f"{number}.txt").write_text(f"Letter {number}. " + ". ".join(lines), encoding="utf-8")
+    rows = [
+        {"messages": [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": f"It is {n}."}]}
+        for n in range(80)
+    ]
+    (folder.parent / "chats.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return folder
+
+
+def recipe(texts, *more):
+    small = ["tokenizer.vocabulary_size=400", "base.loop.sequence_length=128", "chat.loop.sequence_length=128"]
+    chats = texts.parent / "chats.jsonl"
+    return load_recipe(
+        "own-text", [f"corpus.inputs={texts}", f"chat.data={chats}", f"minutes={MINUTES}", *small, *more]
+    )
+
+
+@pytest.fixture(scope="module")
+def run(texts, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "own"
+    run_recipe(recipe(texts), out)
+    return out
+
+
+def test_minutes_decide_everything_and_are_kept(run):
+    out = run
+    resolved = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))
+    base = resolved["stages"]["base"]
+    assert isinstance(base["model"], dict) and base["model"]["hidden_size"] >= 64
+    # The test machine's speed is not known: how well the time is kept is measured in docs/benchmarks.md.
+    assert base["loop"]["steps"] >= 10 and base["loop"]["rows"] >= 1
+    figures = Artifact.load(out / "base").figures
+    assert figures["validation"]["last"]["bits_per_byte"] < figures["validation"]["first"]["bits_per_byte"]
+    tasks = Artifact.load(out / "chat-exam").figures["tasks"]
+    assert set(tasks) == {"corpus/bits-per-byte", "corpus/cloze"}
+
+
+def test_the_same_command_or_the_resolved_recipe_makes_nothing_anew(run, texts):
+    out = run
+    for again in (recipe(texts), load_recipe(str(out / "recipe.yaml"), []), recipe(texts)):
+        watcher = Watcher()
+        run_recipe(again, out, watcher)
+        assert watcher.made == []
+
+
+def test_another_exam_is_held_without_training_again(run, texts):
+    watcher = Watcher()
+    run_recipe(recipe(texts, "exam.base.tasks=[corpus/cloze]"), run, watcher)
+    assert "base" not in watcher.made and "chat" not in watcher.made and "base-exam" in watcher.made
+
+
+def test_more_instructions_are_all_learned_from(run, texts):
+    out = run
+    before = Artifact.load(out / "chat").manifest.settings["loop"]["steps"]
+    chats = texts.parent / "chats.jsonl"
+    kept = chats.read_text(encoding="utf-8")
+    try:
+        chats.write_text(kept + "\n" + kept.replace("Say", "Tell") + "\n" + kept.replace("Say", "Name"))
+        watcher = Watcher()
+        run_recipe(recipe(texts), out, watcher)
+    finally:
+        chats.write_text(kept, encoding="utf-8")
+    assert "base" not in watcher.made and "chat" in watcher.made
+    assert Artifact.load(out / "chat").manifest.settings["loop"]["steps"] > before
+
+
+def test_steps_and_minutes_together_are_refused(run, texts):
+    with pytest.raises(HanlinError, match="leave it out, or give a shape"):
+        run_recipe(recipe(texts, "base.loop.steps=5"), run)
+
+
+def test_a_file_that_is_not_there_is_named_before_anything_is_made(texts, tmp_path):
+    with pytest.raises(UsageError, match=r"chat\.data: there is no file or folder"):
+        run_recipe(recipe(texts, "chat.data=nowhere.jsonl"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
