@@ -73,8 +73,8 @@ def test_more_phrasings_can_be_had():
 def test_all_kinds_of_instructions_are_there(small):
     kinds = Counter(row["metadata"]["kind"] for row in small.instructions)
     assert set(kinds) == {
-        "fact", "sum", "word_problem", "two_step", "translation", "unanswerable", "improper", "talk", "reading", "list",
-        "summary", "json",
+        "fact", "named_fact", "sum", "word_problem", "two_step", "translation", "unanswerable", "improper", "talk",
+        "reading", "list", "summary", "json",
     }  # fmt: skip
     for row in small.instructions:
         assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
