@@ -28,8 +28,8 @@ FIRST_GUESS = 2_000_000
 LEARNING_RATE, EMBEDDING_LEARNING_RATE = 0.006, 0.08
 """Peak rates up to 1e14 FLOP (docs/benchmarks.md, "One dial"). The embedding, tied to the head, has thousands of rows
 of which a step touches few: it bears, and in a short run needs, far more than the matrices do."""
-MEASURE_SECONDS = 1.5
-"""Spent on each shape that is measured; at most five measurements are made."""
+MEASURE_SHARE, MEASURE_SECONDS = 0.006, 1.5
+"""Part of the time, and least seconds, spent on each shape that is measured; at most five measurements are made."""
 MARGIN = 0.97
 """Share of the time that is planned for: evaluations, checkpoints and a machine that slows down take the rest."""
 
@@ -87,7 +87,8 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
         rows = rows_of(index)
         trial = loop.model_copy(update={"rows": rows})
         source = PackedTokens(shards, length, rows, 0)
-        took = seconds_per_step(configs[index], trial, precision, source, MEASURE_SECONDS)
+        spend = max(MEASURE_SECONDS, MEASURE_SHARE * seconds)
+        took = seconds_per_step(configs[index], trial, precision, source, spend)
         speeds[index] = rows * length * flops_per_token(configs[index], length) / took
         measured[index] = rows
 

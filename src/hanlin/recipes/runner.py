@@ -43,7 +43,7 @@ from hanlin.recipes.recipe import Recipe, Step, steps
 
 RECIPE = "recipe.yaml"
 REQUEST = "request.json"
-EXAM_SHARE = 0.06
+EXAM_SHARE = 0.05
 """Part of a recipe's `minutes` that is kept free for each exam."""
 TRAINING_SHARES = {"pretrain": 1.0, "sft": 0.25}
 """How training stages divide the time that is left among them."""

@@ -64,8 +64,8 @@ NAMING = {
 }
 """Requests for a fact by the noun phrase with which questions of two steps name an entity ("the employer of X").
 
-Without them nearly every "the employer of X" in the training data would begin a question of two steps, and a small
-model would answer the plain ones that way too.
+Without them nearly half of the training questions with "the employer of X" would be of two steps, and a small model
+would answer the plain ones that way too.
 """
 
 
