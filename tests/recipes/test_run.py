@@ -77,6 +77,24 @@ def test_a_change_makes_anew_what_depends_on_it_and_changing_back_costs_nothing(
     assert Artifact.load(tmp_path / "tokens").manifest.content == content
 
 
+def test_what_a_kill_cut_short_does_not_get_into_the_artifact(tmp_path, monkeypatch):
+    run_recipe(_small(), tmp_path / "whole")
+    monkeypatch.setattr("hanlin.recipes.runner.finish", _killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(_small(), tmp_path / "cut")
+    monkeypatch.undo()
+    (work,) = (tmp_path / "cut/.building").glob("world-????????????")
+    (work / ".facts.jsonl.abc.part").write_bytes(b"half a fi")
+    (work / "documents/.faq.jsonl.abc.part").write_bytes(b"half a")
+    run_recipe(_small(), tmp_path / "cut")
+    whole, cut = (Artifact.load(tmp_path / name / "world").manifest for name in ("whole", "cut"))
+    assert whole.content == cut.content and set(whole.files) == set(cut.files)
+
+
+def _killed(*_):
+    raise KeyboardInterrupt
+
+
 def test_the_seed_counts(tmp_path):
     run_recipe(_small("seed=1"), tmp_path / "one")
     run_recipe(_small("seed=2"), tmp_path / "two")
