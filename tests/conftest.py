@@ -34,6 +34,20 @@ SMALL_WORLD = [
 """What makes the demo recipe take seconds; the model learns nothing."""
 
 
+class Told:
+    """Progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.updates: list[tuple[float, float | None]] = []
+
+    def update(self, done: float, total: float | None, note: str = "") -> None:
+        self.updates.append((done, total))
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
 def hanlin(
     *arguments: object, cwd: Path | None = None, timeout: float = 300, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:

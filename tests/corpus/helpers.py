@@ -10,22 +10,9 @@ import pyarrow.parquet as pq
 from hanlin.artifacts import StageContext
 from hanlin.corpus import Document, Record, iterate_documents, read_documents
 from hanlin.corpus.build import STAGE, CorpusSettings
+from tests.conftest import Told
 
 TEXT = "Ada Karim was born in Tallow in 1931 and wrote four books about rivers."
-
-
-class Told:
-    """Progress that remembers."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.updates: list[tuple[float, float | None]] = []
-
-    def update(self, done: float, total: float | None, note: str = "") -> None:
-        self.updates.append((done, total))
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def build(source: Path, workdir: Path, progress: Told | None = None, **settings: Any) -> dict[str, Any]:

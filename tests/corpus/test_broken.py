@@ -38,8 +38,8 @@ def test_gzip_that_breaks_off_keeps_what_was_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("ending", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress)])
 def test_corrupt_bytes_in_the_middle(tmp_path: Path, ending: str, compress: object) -> None:
     first, second = LINES[:300], LINES[300:]
-    good = compress(b"".join(first))  # type: ignore[operator]
-    bad = bytearray(compress(b"".join(second)))  # type: ignore[operator]
+    good = compress(b"".join(first))
+    bad = bytearray(compress(b"".join(second)))
     bad[len(bad) // 2 : len(bad) // 2 + 8] = b"\xff" * 8
     (tmp_path / f"a.jsonl.{ending}").write_bytes(good + bytes(bad) + b"tail")
     build(tmp_path, tmp_path / "out", inputs=str(tmp_path / f"a.jsonl.{ending}"))
@@ -309,7 +309,7 @@ def test_a_file_that_can_not_be_opened(tmp_path: Path, monkeypatch: pytest.Monke
     def refuse(self: Path, *arguments: object, **named: object) -> object:  # root may open what others may not
         if self.name == "a.txt":
             raise PermissionError(13, "Permission denied")
-        return open_path(self, *arguments, **named)  # type: ignore[arg-type]
+        return open_path(self, *arguments, **named)
 
     monkeypatch.setattr(Path, "open", refuse)
     figures = build(source, tmp_path / "out")

@@ -243,7 +243,7 @@ def test_pdf_text_comes_page_by_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
             return TEXT
 
     module = types.ModuleType("pypdf")
-    module.PdfReader = lambda stream: types.SimpleNamespace(pages=[Page(), Page()])  # type: ignore[attr-defined]
+    module.PdfReader = lambda stream: types.SimpleNamespace(pages=[Page(), Page()])
     monkeypatch.setitem(sys.modules, "pypdf", module)
     (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4\n...")
     assert texts(tmp_path / "a.pdf") == [f"{TEXT}\n\n{TEXT}"]

@@ -101,7 +101,7 @@ def test_broken_csv_row(tmp_path: Path):
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
-def test_a_cut_compression_is_counted(tmp_path: Path, compress):  # type: ignore[no-untyped-def]
+def test_a_cut_compression_is_counted(tmp_path: Path, compress):
     import random
 
     generator = random.Random(0)

@@ -30,7 +30,7 @@ MERGES = [b" s", b" w", b"er", b"in", b"st", b" a"]
 def adapter(model: Any) -> Any:
     """hanlin's engine behind lm-eval's interface: lm-eval tokenises, cuts and marks by its own rules."""
 
-    class Adapter(lm_eval_model.TemplateLM):  # type: ignore[misc, name-defined]
+    class Adapter(lm_eval_model.TemplateLM):
         @property
         def eot_token_id(self) -> int:
             return END_OF_TEXT

@@ -14,6 +14,7 @@ from hanlin.evaluation import runner
 from hanlin.evaluation.exam import EXAM_STAGE, ExamSettings, fingerprint
 from hanlin.evaluation.gates import Gate
 from hanlin.evaluation.runner import RANDOM_ITEMS, RANDOM_TOKENS, run_exam
+from tests.conftest import Told
 from tests.evaluation.fakes import fake_model
 from tests.evaluation.test_cloze import document
 
@@ -53,18 +54,6 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def lottery(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random weights: says nothing, and knows nothing about text."""
     monkeypatch.setattr(runner, "random_model", lambda model, seed: fake_model(scale=1.5))
-
-
-class Told:
-    def __init__(self) -> None:
-        self.updates: list[tuple[float, float | None]] = []
-        self.lines: list[str] = []
-
-    def update(self, done: float, total: float | None, note: str = "") -> None:
-        self.updates.append((done, total))
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def test_an_exam(tmp_path: Path, corpus: Path) -> None:

@@ -27,8 +27,8 @@ def items_of(described: Task, *values: dict[str, object]) -> list[Item]:
 
 def score(model: object, described: Task, *values: dict[str, object]) -> list[object]:
     items = items_of(described, *values)
-    pool, chat = FewShotPool(described, items), uses_chat(described, model)  # type: ignore[arg-type]
-    return score_choices(model, described, items, pool, lambda done: None, chat)  # type: ignore[arg-type]
+    pool, chat = FewShotPool(described, items), uses_chat(described, model)
+    return score_choices(model, described, items, pool, lambda done: None, chat)
 
 
 def chain(ids: list[int], start: int, size: int = 258) -> float:
@@ -42,7 +42,7 @@ def test_choices_are_scored_by_the_chain_rule() -> None:
     model = fake_model()
     [mark] = score(model, task(), QUESTION)
     sums = []
-    for choice in QUESTION["choices"]:  # type: ignore[attr-defined]
+    for choice in QUESTION["choices"]:
         ids = [END_OF_TEXT, *f"2+2= {choice}".encode()]
         sums.append(chain(ids, 5))
     assert mark.record["log_likelihoods"] == pytest.approx(sums, abs=1e-4)

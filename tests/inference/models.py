@@ -72,7 +72,7 @@ def small(family: str = "llama") -> Transformer:
         shape |= {"kv_heads": 2, "intermediate_size": 80}
     if family == "mistral":
         shape["sliding_window"] = 9
-    model = Transformer(ModelConfig(family=family, vocabulary_size=VOCABULARY, **shape))  # type: ignore[arg-type]
+    model = Transformer(ModelConfig(family=family, vocabulary_size=VOCABULARY, **shape))
     model.init_weights(3)
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():

@@ -9,6 +9,7 @@ import torch
 
 from hanlin.inference import Engine, Request, precision
 from hanlin.inference.precision import FloatLinear, HalfLinear, HalfTransformer, fits_half, for_generation
+from hanlin.models import Transformer
 from tests.inference.models import FAMILIES, prompts, small, tokenizer
 
 needs_half = pytest.mark.skipif(not precision._has_half_product(), reason="this build of PyTorch has no FBGEMM")
@@ -62,7 +63,9 @@ def test_weights_beyond_half_precision_stay_exact() -> None:
 
 
 def test_chosen_where_bfloat16_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    make = lambda: copy.deepcopy(small()).to(torch.bfloat16)  # noqa: E731
+    def make() -> Transformer:
+        return copy.deepcopy(small()).to(torch.bfloat16)
+
     monkeypatch.setattr(precision, "computes_bfloat16", lambda device: True)
     assert type(for_generation(make())) is type(small())
     monkeypatch.setattr(precision, "computes_bfloat16", lambda device: False)

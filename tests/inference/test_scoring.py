@@ -37,7 +37,7 @@ def test_logits_are_made_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def spy(self: object, hidden: torch.Tensor) -> torch.Tensor:
         seen.append(hidden.shape[0])
-        return original(self, hidden)  # type: ignore[arg-type]
+        return original(self, hidden)
 
     monkeypatch.setattr(type(small()), "logits", spy)
     monkeypatch.setattr(scoring, "LOGIT_BYTES", 4 * 268 * 7)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hanlin.artifacts import Artifact, Manifest, StageContext
+from tests.conftest import Told
 
 WORDS = "the of and river mountain city founded year people large village north museum painter was born in"
 ENGLISH = [*WORDS.split(" ")]
@@ -69,20 +70,6 @@ def make_corpus(path: Path, train: list[dict[str, Any]], validation: list[dict[s
         files={},
     )
     return Artifact(path, manifest)
-
-
-class Told:
-    """Progress that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.updates: list[tuple[float, float | None]] = []
-
-    def update(self, done: float, total: float | None, note: str = "") -> None:
-        self.updates.append((done, total))
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def context(workdir: Path, corpus: Artifact, seed: int = 0) -> tuple[StageContext, Told]:

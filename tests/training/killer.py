@@ -24,7 +24,7 @@ def attempt(module: object, workdir: Path, options: dict) -> int:
     if child == 0:
         status = 1
         try:
-            module.main(workdir, options)  # type: ignore[attr-defined]
+            module.main(workdir, options)
             status = 0
         except BaseException:
             traceback.print_exc()

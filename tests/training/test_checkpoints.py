@@ -93,13 +93,13 @@ def test_drop_after_removes_the_latest_first(tmp_path):
 
 def test_random_states_round_trip():
     seed_everything(3, 0)
-    random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
-    np.random.standard_normal(1)  # noqa: NPY002 - leaves a cached second number behind
+    random.random(), np.random.rand(), torch.rand(1)
+    np.random.standard_normal(1)  # leaves a cached second number behind
     saved = random_states()
     assert json.loads(saved)
 
     def draw():
-        return [random.random(), *np.random.standard_normal(3), *torch.rand(3).tolist(), random.gauss(0, 1)]  # noqa: NPY002
+        return [random.random(), *np.random.standard_normal(3), *torch.rand(3).tolist(), random.gauss(0, 1)]
 
     first = draw()
     restore_random_states(saved)

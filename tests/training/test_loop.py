@@ -9,6 +9,7 @@ from hanlin.training.loop import train
 from hanlin.training.precision import choose_precision, matmul_rate
 from hanlin.training.settings import OptimizerSettings
 from hanlin.training.telemetry import Metrics, curves
+from tests.conftest import Told
 from tests.training.toy import ToySource, evaluate, toy_job, toy_settings
 
 torch.set_num_threads(1)
@@ -84,16 +85,10 @@ def test_finishing_with_the_best_weights(tmp_path):
 
 
 def test_precision_is_measured_and_said():
-    lines = []
-
-    class Listening(Silent):
-        def say(self, line):
-            lines.append(line)
-
-    cpu = torch.device("cpu")
-    chosen = choose_precision("auto", cpu, Listening())
-    assert chosen in ("fp32", "bf16") and chosen in lines[0] and "GFLOP/s" in lines[0]
-    assert choose_precision("bf16", cpu, Listening()) == "bf16" and len(lines) == 1
+    told, cpu = Told(), torch.device("cpu")
+    chosen = choose_precision("auto", cpu, told)
+    assert chosen in ("fp32", "bf16") and chosen in told.lines[0] and "GFLOP/s" in told.lines[0]
+    assert choose_precision("bf16", cpu, told) == "bf16" and len(told.lines) == 1
     assert matmul_rate(torch.float32, cpu, 0.01, 256) > 1e8
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from hanlin.artifacts import HanlinError, Silent, read_jsonl
 from hanlin.training.loop import train
+from tests.conftest import Told
 from tests.training.toy import ToySource, toy_job, toy_settings
 
 torch.set_num_threads(1)
@@ -97,15 +98,8 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(tmp_path, number):
                 os.kill(os.getpid(), number)
             return super().step(step, rank, ranks)
 
-    class Listening(Silent):
-        def __init__(self) -> None:
-            self.lines: list[str] = []
-
-        def say(self, line: str) -> None:
-            self.lines.append(line)
-
     before = signal.getsignal(number)
-    progress = Listening()
+    progress = Told()
     with pytest.raises(KeyboardInterrupt):
         train(toy_job(25, Interrupting()), toy_settings(), tmp_path, 0, progress)
     assert signal.getsignal(number) == before

@@ -6,24 +6,17 @@ import re
 import pytest
 import torch
 
-from hanlin.artifacts import HanlinError, Silent, StageContext
+from hanlin.artifacts import HanlinError, StageContext
 from hanlin.artifacts.store import external
 from hanlin.models import ModelConfig, Transformer
 from hanlin.models.hub import save_model
 from hanlin.recipes.schema import describe
 from hanlin.tokenization import Tokenizer
 from hanlin.training.sft import SFT_STAGE, Prepared, SftLoop, SftOptimizer, SftSchedule, SftSettings
+from tests.conftest import Told
 from tests.training.toy_stages import loop
 
 torch.set_num_threads(1)
-
-
-class Listening(Silent):
-    def __init__(self):
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 def make_base(directory, tokenizer):
@@ -57,7 +50,7 @@ def settings(data, **changes):
 
 def run(given, base, workdir):
     """The figures, and what was said."""
-    progress = Listening()
+    progress = Told()
     return SFT_STAGE.run(given, StageContext(workdir, base, 0, progress)), progress.lines
 
 

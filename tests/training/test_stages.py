@@ -11,18 +11,11 @@ from hanlin.tokenization import Tokenizer
 from hanlin.training.pretrain import PRETRAIN_STAGE, PretrainSettings
 from hanlin.training.sft import SFT_STAGE, TRAIN, VALIDATION, SftLoop, SftOptimizer, SftSettings
 from hanlin.training.trace import trace_artifact
+from tests.conftest import Told
 from tests.training.test_resume import assert_same, run
 from tests.training.toy_stages import SHAPE, loop, make_instructions, make_tokens, run_stage
 
 torch.set_num_threads(1)
-
-
-class Listening(Silent):
-    def __init__(self):
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +69,7 @@ def test_bits_per_byte_are_the_bits_of_the_text_over_its_bytes(folder):
 
 
 def test_more_than_an_epoch_is_warned_of(folder, tmp_path):
-    progress = Listening()
+    progress = Told()
     settings = PretrainSettings(data="tokens", model=SHAPE, loop=loop(epochs=1.5, rows=8))
     context = StageContext(tmp_path, {"data": Artifact.load(folder / "tokens")}, 0, progress)
     figures = PRETRAIN_STAGE.run(settings, context)

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyarrow as _pa  # pyright: ignore[reportMissingTypeStubs]
-import pyarrow.compute as _pc  # pyright: ignore[reportMissingTypeStubs]
-import pyarrow.parquet as _pq  # pyright: ignore[reportMissingTypeStubs]
+import pyarrow as _pa
+import pyarrow.compute as _pc
+import pyarrow.parquet as _pq
 
 pa: Any = _pa
 pc: Any = _pc

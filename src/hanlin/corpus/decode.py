@@ -74,7 +74,7 @@ def decode_text(data: bytes) -> tuple[str, str]:
 
 def detect(data: bytes, html: bool = False) -> str:
     """The charset that uchardet finds (or, for HTML, the one that a meta tag names), as a name that Python knows."""
-    from resiliparse.parse.encoding import detect_encoding  # pyright: ignore[reportMissingModuleSource]
+    from resiliparse.parse.encoding import detect_encoding
 
     name = detect_encoding(data, from_html_meta=html) or "utf-8"
     try:

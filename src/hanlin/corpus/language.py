@@ -32,7 +32,7 @@ def identify(text: str) -> str:
             return "zh"
     elif not any(map(str.isalpha, head)):
         return "und"
-    from py3langid import rank  # pyright: ignore
+    from py3langid import rank
 
     ranked = cast(list[tuple[str, float]], rank(head))
 

@@ -54,4 +54,4 @@ class Batch:
 
 def to_tensor(array: NDArray[Any]) -> Tensor:
     """The array as a tensor; a contiguous one is not copied."""
-    return torch.from_numpy(array)  # pyright: ignore[reportUnknownMemberType]
+    return torch.from_numpy(array)

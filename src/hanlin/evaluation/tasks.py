@@ -218,7 +218,7 @@ def plan_task(spec: str, fallback: Path | None = None) -> PlannedTask:
 def parse_task(text: str, label: str) -> Task:
     """A task from YAML text; `label` names the file in messages."""
     try:
-        node: Any = yaml.compose(text, Loader=yaml.SafeLoader)  # type: ignore[reportUnknownMemberType]
+        node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
         data: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

@@ -33,7 +33,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)
-        known: dict[str, Any] = self.filters  # type: ignore[reportUnknownMemberType]
+        known: dict[str, Any] = self.filters
         self.filters = {name: known[name] for name in FILTERS}
         self.globals = {}
 

@@ -97,7 +97,7 @@ class HalfTransformer(Transformer):
         with torch.inference_mode():
             converted.output = _packed(model.head_weight, None)
             converted.head, converted.compute_dtype = None, torch.float32
-            converted.embedding = FloatEmbedding(model.embedding.weight.detach())  # type: ignore[assignment]
+            converted.embedding = FloatEmbedding(model.embedding.weight.detach())
             converted.positions = model.positions
             converted.blocks, converted.final_norm, converted.rotary = model.blocks, model.final_norm, model.rotary
             if model.positions is not None:

@@ -40,7 +40,7 @@ def linear_function(module: nn.Module, dtype: torch.dtype) -> Function:
 
 def inverse_rms(x: Tensor, epsilon: Tensor) -> Tensor:
     """1 / sqrt(mean(x²) + epsilon) over the last dimension, which stays with size 1."""
-    norm = cast(Tensor, torch.linalg.vector_norm(x, 2, -1, True))  # pyright: ignore[reportUnknownMemberType]
+    norm = cast(Tensor, torch.linalg.vector_norm(x, 2, -1, True))
     return torch.addcmul(epsilon, norm, norm, value=1 / x.shape[-1]).rsqrt_()
 
 
@@ -86,7 +86,7 @@ class DecodeStep:
     def __init__(self, model: Transformer, dtype: torch.dtype) -> None:
         self.model, self.config, self.dtype = model, model.config, dtype
         self.wide = dtype if dtype in (torch.float32, torch.float64) else torch.float32
-        self.layers = [_Layer(block, model.config, dtype) for block in model.blocks]  # type: ignore[arg-type]
+        self.layers = [_Layer(cast(Block, block), model.config, dtype) for block in model.blocks]
         self.final_norm = norm_function(model.final_norm, dtype)
         device = model.embedding.weight.device
         self.epsilon = torch.tensor(model.config.norm_epsilon, dtype=self.wide, device=device)

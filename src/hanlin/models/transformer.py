@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -44,8 +45,8 @@ class Linear(nn.Linear):
         pass
 
     def forward(self, input: Tensor) -> Tensor:
-        bias: Tensor | None = self.bias
-        return F.linear(input, self.weight.to(input.dtype), None if bias is None else bias.to(input.dtype))  # pyright: ignore[reportUnnecessaryComparison]
+        bias = cast("Tensor | None", self.bias)  # torch declares a Tensor, and sets None for bias=False
+        return F.linear(input, self.weight.to(input.dtype), None if bias is None else bias.to(input.dtype))
 
 
 class Embedding(nn.Embedding):

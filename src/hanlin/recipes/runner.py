@@ -11,14 +11,10 @@ The run directory:
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
-import subprocess
-import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +35,7 @@ from hanlin.artifacts import (
 )
 from hanlin.artifacts.files import write_json, write_text
 from hanlin.artifacts.store import InputEntry, content_hash, external, finish, list_files, remove
+from hanlin.recipes.provenance import code_version, environment
 from hanlin.recipes.recipe import Recipe, Step, steps
 
 RECIPE = "recipe.yaml"
@@ -106,23 +103,18 @@ def run_recipe(recipe: Recipe, directory: Path, reporter: Reporter | None = None
     ordered = steps(recipe)
     _check_paths(ordered)
     with run_lock(directory):
-        ledger = _Ledger.open(directory)
+        plan = _Plan(recipe, ordered, directory, reporter, _Ledger.open(directory))
         reporter.plan([step.name for step in ordered])
-        result = Run(directory, {}, 0.0)
-        resolved: dict[str, Step] = {step.name: step for step in ordered}
-        write_recipe(recipe, list(resolved.values()), directory / RECIPE)
-        for step in ordered:
-            left = _seconds_left(step, ordered, recipe, ledger)
-            step = _resolve(step, left, recipe, ordered, directory, result.artifacts, ledger, reporter)
-            resolved[step.name] = step
-            write_recipe(recipe, list(resolved.values()), directory / RECIPE)
-            artifact = _make(step, directory, result.artifacts, ledger, reporter)
-            result.artifacts[step.name] = artifact
-            result.failed_gates += [gate for gate in artifact.figures.get("gates", []) if not gate.get("passed", True)]
-            if result.failed_gates:
+        write_recipe(recipe, ordered, directory / RECIPE)
+        failed: list[dict[str, Any]] = []
+        for place, step in enumerate(ordered):
+            ordered[place] = _resolve(step, plan)
+            write_recipe(recipe, ordered, directory / RECIPE)
+            artifact = plan.made[step.name] = _make(ordered[place], plan)
+            failed = [gate for gate in artifact.figures.get("gates", []) if not gate.get("passed", True)]
+            if failed:
                 break
-        result.seconds = sum(artifact.manifest.seconds for artifact in result.artifacts.values())
-        return result
+        return Run(directory, plan.made, sum(artifact.manifest.seconds for artifact in plan.made.values()), failed)
 
 
 def write_recipe(recipe: Recipe, ordered: list[Step], path: Path) -> None:
@@ -163,78 +155,86 @@ def _check_paths(ordered: list[Step]) -> None:
                     raise UsageError(f"{step.name}.{key}: there is no file or folder {path}.")
 
 
-def _inputs(step: Step, made: dict[str, Artifact]) -> dict[str, Artifact]:
-    found = {key: made[name] for key, name in step.inputs.items()}
-    for key, path in step.outside.items():
-        found[key] = Artifact.load(path) if (path / "manifest.json").is_file() else external(path)
-    return found
+@dataclass
+class _Plan:
+    """The run as it goes: what its functions need to know of it besides the step at hand."""
 
+    recipe: Recipe
+    ordered: list[Step]
+    directory: Path
+    reporter: Reporter
+    ledger: _Ledger
+    made: dict[str, Artifact] = field(default_factory=dict[str, Artifact])
 
-def _training_to_come(step: Step, ordered: list[Step]) -> dict[str, float]:
-    """This stage and the later ones that train, with the weights by which they share the time."""
-    coming = ordered[ordered.index(step) :]
-    return {other.name: TRAINING_SHARES.get(other.stage.kind, 1.0) for other in coming if other.stage.trains}
+    def inputs(self, step: Step) -> dict[str, Artifact]:
+        """The artifacts that a step takes: of this run, and from outside."""
+        found = {key: self.made[name] for key, name in step.inputs.items()}
+        for key, path in step.outside.items():
+            found[key] = Artifact.load(path) if (path / "manifest.json").is_file() else external(path)
+        return found
 
+    def training_to_come(self, step: Step) -> dict[str, float]:
+        """This stage and the later ones that train, with the weights by which they share the time."""
+        coming = self.ordered[self._place(step) :]
+        return {other.name: TRAINING_SHARES.get(other.stage.kind, 1.0) for other in coming if other.stage.trains}
 
-def _seconds_left(step: Step, ordered: list[Step], recipe: Recipe, ledger: _Ledger) -> float | None:
-    """This stage's part of what remains of the recipe's `minutes`: of all training to come, by weight, less exams."""
-    if recipe.minutes is None or not step.stage.trains:
-        return None
-    place = ordered.index(step)
-    spent = sum(
-        ledger.seconds.get(name, 0.0) for other in ordered[:place] for name in (other.name, _measuring(other.name))
-    )
-    exams = sum(other.stage.kind == "exam" for other in ordered[place:]) * EXAM_SHARE * recipe.minutes * 60
-    weights = _training_to_come(step, ordered)
-    return (recipe.minutes * 60 - spent - exams) * weights[step.name] / sum(weights.values())
+    def seconds_left(self, step: Step) -> float | None:
+        """This stage's part of what remains of the recipe's `minutes`: of all training to come, by weight, less exams.
+        None for a recipe that gives no time, and for a stage that does not train."""
+        if self.recipe.minutes is None or not step.stage.trains:
+            return None
+        place, whole = self._place(step), self.recipe.minutes * 60
+        spent = sum(
+            self.ledger.seconds.get(name, 0.0)
+            for other in self.ordered[:place]
+            for name in (other.name, _measuring(other.name))
+        )
+        exams = sum(other.stage.kind == "exam" for other in self.ordered[place:]) * EXAM_SHARE * whole
+        weights = self.training_to_come(step)
+        return (whole - spent - exams) * weights[step.name] / sum(weights.values())
+
+    def _place(self, step: Step) -> int:
+        return next(place for place, other in enumerate(self.ordered) if other.name == step.name)
 
 
 def _measuring(name: str) -> str:
     return f"{name} (measuring)"
 
 
-def _resolve(
-    step: Step,
-    left: float | None,
-    recipe: Recipe,
-    ordered: list[Step],
-    directory: Path,
-    made: dict[str, Artifact],
-    ledger: _Ledger,
-    reporter: Reporter,
-) -> Step:
+def _resolve(step: Step, plan: _Plan) -> Step:
     """Replace the step's `auto` values, once for what they depend on; later runs of the same take the same ones."""
     if step.stage.resolve is None:
         return step
-    inputs = _inputs(step, made)
+    inputs, left = plan.inputs(step), plan.seconds_left(step)
     depends = {
         "settings": step.settings.model_dump(mode="json"),
-        "given": sorted(step.settings.model_fields_set),
+        # A value that is given, though it is the default, is not for the dial to change.
+        "given": step.settings.model_dump(mode="json", exclude_unset=True),
         "seed": step.seed,
         "inputs": {key: artifact.manifest.content for key, artifact in inputs.items()},
         "fingerprint": step.stage.fingerprint(step.settings) if step.stage.fingerprint else None,
-        "time": None if left is None else [recipe.minutes, _training_to_come(step, ordered)],
+        "time": None if left is None else [plan.recipe.minutes, plan.training_to_come(step)],
     }
-    key = digest(depends)
+    key, ledger = digest(depends), plan.ledger
     if key in ledger.decisions:
-        stored = step.stage.settings.model_validate_json(json.dumps(ledger.decisions[key]["settings"]))
-        return Step(step.name, step.stage, stored, step.seed, step.inputs, step.outside)
-    scratch = directory / ".building" / f"{step.name}.scratch"
+        stored = json.dumps(ledger.decisions[key]["settings"])
+        return replace(step, settings=step.stage.settings.model_validate_json(stored))
+    scratch = plan.directory / ".building" / f"{step.name}.scratch"
     remove(scratch)
     scratch.mkdir(parents=True)
     started = time.perf_counter()
-    progress = reporter.begin(step.name, step.stage.kind, resumed=False)
-    context = StageContext(scratch, inputs, step.seed, progress, seconds_left=left)
-    settings = step.stage.resolve(step.settings, context)
+    progress = plan.reporter.begin(step.name, step.stage.kind, resumed=False)
+    settings = step.stage.resolve(step.settings, StageContext(scratch, inputs, step.seed, progress, seconds_left=left))
     remove(scratch)
     ledger.decisions[key] = {"stage": step.name, "settings": settings.model_dump(mode="json")}
     ledger.seconds[_measuring(step.name)] = time.perf_counter() - started
     ledger.save()
-    return Step(step.name, step.stage, settings, step.seed, step.inputs, step.outside)
+    return replace(step, settings=settings)
 
 
-def _make(step: Step, directory: Path, made: dict[str, Artifact], ledger: _Ledger, reporter: Reporter) -> Artifact:
-    inputs = _inputs(step, made)
+def _make(step: Step, plan: _Plan) -> Artifact:
+    """The step's artifact: as it stands, as an earlier run with these settings left it, or made."""
+    inputs, directory, reporter = plan.inputs(step), plan.directory, plan.reporter
     identity = identify(step, inputs)
     final = directory / step.name
     old = directory / ".superseded"
@@ -256,18 +256,16 @@ def _make(step: Step, directory: Path, made: dict[str, Artifact], ledger: _Ledge
         before.rename(final)
         reporter.end(step.name, Artifact.load(final), reused=True)
         return Artifact.load(final)
-    return _build(step, inputs, identity, directory, ledger, reporter)
+    return _build(step, inputs, identity, plan)
 
 
-def _build(
-    step: Step, inputs: dict[str, Artifact], identity: str, directory: Path, ledger: _Ledger, reporter: Reporter
-) -> Artifact:
-    final = directory / step.name
-    workdir = directory / ".building" / f"{step.name}-{identity[:12]}"
+def _build(step: Step, inputs: dict[str, Artifact], identity: str, plan: _Plan) -> Artifact:
+    final = plan.directory / step.name
+    workdir = plan.directory / ".building" / f"{step.name}-{identity[:12]}"
     resumed = workdir.exists()
     workdir.mkdir(parents=True, exist_ok=True)
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    progress = reporter.begin(step.name, step.stage.kind, resumed)
+    progress = plan.reporter.begin(step.name, step.stage.kind, resumed)
     clock = _Clock(workdir.with_suffix(".seconds"))
     # Temporary files of writes that a kill cut short: the folder becomes the artifact as it is.
     for part in list(workdir.rglob(".*.part")):
@@ -305,9 +303,9 @@ def _build(
     for name in step.stage.transient:
         remove(final / name)
     clock.path.unlink(missing_ok=True)
-    ledger.seconds[step.name] = seconds
-    ledger.save()
-    reporter.end(step.name, artifact, reused=False)
+    plan.ledger.seconds[step.name] = seconds
+    plan.ledger.save()
+    plan.reporter.end(step.name, artifact, reused=False)
     return artifact
 
 
@@ -351,49 +349,3 @@ def _absolute(value: Any) -> Any:
     if isinstance(value, str):
         return str(Path(value).expanduser().resolve())
     return [_absolute(item) for item in value] if isinstance(value, list) else value
-
-
-def code_version() -> dict[str, str]:
-    """hanlin's version and, when it runs from a git checkout, the commit and whether files were changed since."""
-    version = {"hanlin": __version__}
-    here = Path(__file__).resolve().parent
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(here), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        git(
-            "ls-files", "--error-unmatch", Path(__file__).name
-        )  # fails where hanlin is installed inside another checkout
-        version["commit"] = git("rev-parse", "HEAD")
-        version["changed"] = "yes" if git("status", "--porcelain", "--", str(here.parent)) else "no"
-    except (OSError, subprocess.SubprocessError):
-        pass
-    return version
-
-
-def environment() -> dict[str, Any]:
-    """What the machine and the libraries were, as far as results or speed can depend on them."""
-    libraries = {}
-    for name in ("torch", "tokenizers", "numpy", "pyarrow", "safetensors"):
-        try:
-            libraries[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "libraries": libraries,
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -34,7 +34,7 @@ def compile_template(source: str) -> jinja2.Template:
     from jinja2 import ext, nodes, sandbox
 
     class Generation(ext.Extension):
-        tags = {"generation"}  # noqa: RUF012
+        tags = {"generation"}  # noqa: RUF012 (declared so by jinja2)
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
@@ -49,7 +49,7 @@ def compile_template(source: str) -> jinja2.Template:
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)  # type: ignore[misc]
+    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     try:
         return environment.from_string(source)
     except jinja2.TemplateSyntaxError as error:

@@ -143,7 +143,7 @@ def _sync(file: Path) -> None:
 
 def random_states() -> bytes:
     """The states of torch's, numpy's and Python's global generators (and the GPU's), as JSON."""
-    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - it is the global one that has to be saved
+    numpy_state = np.random.get_state(legacy=False)
     inner = numpy_state["state"]
     states: dict[str, Any] = {
         "python": random.getstate(),
@@ -162,7 +162,7 @@ def restore_random_states(data: bytes) -> None:
     random.setstate((version, tuple(numbers), gauss))
     inner = states["numpy"]["state"]
     key = np.array(inner["key"], np.uint32)
-    np.random.set_state({**states["numpy"], "state": {"key": key, "pos": inner["pos"]}})  # noqa: NPY002
+    np.random.set_state({**states["numpy"], "state": {"key": key, "pos": inner["pos"]}})
     torch.set_rng_state(torch.frombuffer(bytearray.fromhex(states["torch"]), dtype=torch.uint8))
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(torch.frombuffer(bytearray.fromhex(states["cuda"]), dtype=torch.uint8))
@@ -172,5 +172,5 @@ def seed_everything(seed: int, rank: int) -> None:
     """Start all global generators from the run's seed and the rank."""
     mixed = (seed * 1_000_003 + rank) % 2**32
     random.seed(mixed)
-    np.random.seed(mixed)  # noqa: NPY002
+    np.random.seed(mixed)
     torch.manual_seed(mixed)

@@ -79,7 +79,7 @@ def _text_record(data: bytes, start: int, part: int | None, options: ReadOptions
 def page_text(html: str) -> tuple[str, dict[str, Any]]:
     """The main content of a page, and its title. Where the heuristics find no main content, all visible text (and
     `extraction: "all"` says so)."""
-    from resiliparse.extract.html2text import extract_plain_text  # pyright: ignore[reportMissingModuleSource]
+    from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.html import HTMLTree
 
     tree = HTMLTree.parse(html)

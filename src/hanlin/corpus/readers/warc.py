@@ -153,7 +153,7 @@ def _warc_record(fields: dict[str, str], block: bytes, offset: int) -> Record:
 
 
 def _http_record(block: bytes, offset: int, metadata: dict[str, Any]) -> Record:
-    from fastwarc.warc import ArchiveIterator  # pyright: ignore[reportMissingModuleSource]
+    from fastwarc.warc import ArchiveIterator
 
     head = b"WARC/1.0\r\nWARC-Type: response\r\nContent-Type: application/http; msgtype=response\r\n"
     head += b"Content-Length: %d\r\n\r\n" % len(block)
