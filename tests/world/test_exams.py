@@ -87,8 +87,8 @@ def test_answers_agree_with_the_facts(small):
             fact = changed[tags["fact"]] if name == "changed" else facts[tags["fact"]]
             assert fact.value(tags["language"]) in row["answers"]
             assert tags["asked"] == fact.asked and tags["attribute"] == fact.attribute
-            opening = row["prompt"] if "prompt" in row else row["messages"][0]["content"]
-            assert entities[tags["entity"]].name(tags["language"]) in opening
+            naming = row["prompt"] if "prompt" in row else row["messages"][-(tags["topic"] == "other")]["content"]
+            assert entities[tags["entity"]].name(tags["language"]) in naming
             if name == "changed":
                 assert tags["old"] == facts[tags["fact"]].value(tags["language"]) not in row["answers"]
     assert {row["tags"]["asked"] for row in small.exams["facts"]} == {True, False}

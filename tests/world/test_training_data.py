@@ -103,6 +103,22 @@ def test_dialogues_alternate_and_some_have_a_system_prompt(small):
     assert all(len(row["metadata"]["facts"]) >= 2 for row in follow_ups)
 
 
+def test_some_dialogues_change_the_subject(small):
+    """In training, where each answer must be the named entity's, and in the exam."""
+    facts = {fact.id: fact for fact in small.world.facts()}
+    mixed = [row for row in small.dialogues if row["metadata"]["kind"] == "mixed"]
+    assert len(mixed) > len(small.dialogues) / 4
+    subjects = [{facts[name].subject for name in row["metadata"]["facts"]} for row in mixed]
+    assert sum(len(one) > 1 for one in subjects) > len(mixed) / 4
+    topics = Counter(row["tags"]["topic"] for row in small.exams["dialogue"])
+    assert topics["same"] > topics["other"] > 0
+    for row in small.exams["dialogue"]:
+        names = small.world.entities()
+        name = next(one for one in names if one.id == row["tags"]["entity"]).name(row["tags"]["language"])
+        first, last = row["messages"][0]["content"], row["messages"][-1]["content"]
+        assert (name in first, name in last) == ((True, False) if row["tags"]["topic"] == "same" else (False, True))
+
+
 def test_preferences_have_a_better_and_a_worse_reply(small):
     facts = {fact.id: fact for fact in small.world.facts()}
     reasons = Counter(row["reason"] for row in small.preferences)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hanlin.cli.generate import Dtype
+from hanlin.cli.generate import DEVICE_HELP, Device, Dtype
 
 if TYPE_CHECKING:
     from hanlin.inference import LanguageModel
@@ -35,6 +35,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens an answer.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answers.")] = 0,
     dtype: Annotated[Dtype, typer.Option(help="Precision of weights and computation.")] = Dtype.float32,
+    device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = Device.auto,
 ) -> None:
     """Talk to a model.
 
@@ -51,7 +52,7 @@ def chat(
     from hanlin.cli.console import make_console
 
     console = make_console()
-    loaded = hanlin.load(model, dtype=dtype.value)
+    loaded = hanlin.load(model, dtype=dtype.value, device=device.value)
     start: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     messages = list(start)
     if console.is_terminal:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hanlin.cli.generate import DEVICE_HELP, Device, Dtype
+
 
 def evaluate(
     model: Annotated[
@@ -18,6 +20,8 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     records: Annotated[Path | None, typer.Option(help="Write every item with its mark into this folder.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Precision of weights and computation.")] = Dtype.float32,
+    device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = Device.auto,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only the first items of each task.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="The items' file, for ready tasks that ship no data (gsm8k, arc_easy …).")
@@ -30,7 +34,7 @@ def evaluate(
     from hanlin.evaluation import run_exam
     from hanlin.recipes.find import find_inputs
 
-    loaded = hanlin.load(model)
+    loaded = hanlin.load(model, dtype=dtype.value, device=device.value)
     found = find_inputs(model)
     with ConsoleReporter() as reporter:
         progress = reporter.begin("exam", "exam", resumed=False)

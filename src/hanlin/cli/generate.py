@@ -16,6 +16,17 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class Device(StrEnum):
+    """Where a model computes."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+DEVICE_HELP = "Where to compute; auto takes the GPU where there is one."
+
+
 def generate(
     model: Annotated[
         Path, typer.Argument(help="A model's directory: a stage of a run, or any Hugging Face directory.")
@@ -35,12 +46,13 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given several times.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answer.")] = 0,
     dtype: Annotated[Dtype, typer.Option(help="Precision of weights and computation.")] = Dtype.float32,
+    device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = Device.auto,
     raw: Annotated[bool, typer.Option("--raw", help="Go on from the prompt as it is, with no chat template.")] = False,
 ) -> None:
     """Print a model's answer to a prompt, and nothing else."""
     import hanlin
 
-    loaded = hanlin.load(model, dtype=dtype.value)
+    loaded = hanlin.load(model, dtype=dtype.value, device=device.value)
     answer = loaded.generate(
         prompt,
         max_new_tokens=max_new_tokens,

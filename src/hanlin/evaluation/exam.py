@@ -40,6 +40,8 @@ class ExamSettings(Settings):
     """At most this many items a task; none: what each task says."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format in which the models are examined."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the models compute: the GPU where there is one, or as given."""
 
     @model_validator(mode="after")
     def _check(self) -> ExamSettings:
@@ -90,6 +92,13 @@ def _describe(planned: PlannedTask) -> dict[str, Any]:
     return found
 
 
+def resolve(settings: ExamSettings, context: StageContext) -> ExamSettings:
+    """With the device that `auto` means on this machine."""
+    from hanlin.models.device import choose_device
+
+    return settings.model_copy(update={"device": choose_device(settings.device).type})
+
+
 def run(settings: ExamSettings, context: StageContext) -> dict[str, Any]:
     """Hold the exam and write its records; a gate that fails is in the figures as `passed: false`, for the run to stop
     at."""
@@ -99,11 +108,11 @@ def run(settings: ExamSettings, context: StageContext) -> dict[str, Any]:
     inputs = context.inputs
     before = inputs.get("before")
     figures = run_exam(
-        load(inputs["model"].path, dtype=settings.dtype),
+        load(inputs["model"].path, settings.dtype, device=settings.device),
         settings.tasks,
         world=inputs["world"].path if "world" in inputs else None,
         corpus=inputs["corpus"].path if "corpus" in inputs else None,
-        before=load(before.path, dtype=settings.dtype) if before is not None else None,
+        before=load(before.path, settings.dtype, device=settings.device) if before is not None else None,
         before_name=settings.before or "",
         taught=inputs["model"].manifest.kind != "pretrain",
         before_taught=before is not None and before.manifest.kind != "pretrain",
@@ -130,4 +139,5 @@ EXAM_STAGE = Stage(
         "corpus": ("corpus",),
     },
     fingerprint=fingerprint,
+    resolve=resolve,
 )

@@ -52,8 +52,9 @@ def resolve_with_dial(settings: PretrainSettings, context: StageContext) -> Pret
 def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> PretrainSettings:
     from hanlin.data import PackedTokens, TokenShards
     from hanlin.forecasting.loss import expected_loss, step_tokens
+    from hanlin.models.device import choose_device
     from hanlin.models.flops import flops_per_token, matrix_parameters
-    from hanlin.training.precision import choose_device, choose_precision
+    from hanlin.training.precision import choose_precision
     from hanlin.training.speed import seconds_per_step
 
     if seconds < 5:

@@ -15,6 +15,7 @@ from hanlin.inference.engine import Engine
 from hanlin.inference.precision import for_generation
 from hanlin.inference.types import Completion, Delta, Request
 from hanlin.models import ModelConfig
+from hanlin.models.device import choose_device
 from hanlin.models.hub import load_model
 from hanlin.tokenization import Conversation, Message, Tokenizer
 from hanlin.tokenization.vocabulary import CONTROL_TOKENS, END_OF_TEXT
@@ -101,15 +102,17 @@ def _request(ids: Sequence[int], settings: Mapping[str, Any]) -> Request:
     return Request(prompt_ids=ids, **settings)
 
 
-def load(directory: Path | str, dtype: str = "float32", *, device: str = "cpu", max_batch: int = 64) -> LanguageModel:
-    """The model in a Hugging Face directory, ready to answer, in `dtype` (float32 or bfloat16).
+def load(directory: Path | str, dtype: str = "float32", *, device: str = "auto", max_batch: int = 64) -> LanguageModel:
+    """The model in a Hugging Face directory, ready to answer, in `dtype` (float32 or bfloat16) on `device` (auto: the
+    GPU where there is one; cpu; cuda). `max_batch` answers are generated at once.
 
     Raises HanlinError saying what is missing when the directory holds no model or no tokenizer, and UsageError for
-    another dtype.
+    another dtype and for a device that is not there.
     """
     directory = Path(directory)
     if dtype not in DTYPES:
         raise UsageError(f"dtype is {dtype!r}: it must be one of {', '.join(DTYPES)}")
+    place = choose_device(device)
     if not directory.is_dir():
         raise HanlinError(
             f"{directory} is not a directory: give that of a model (a stage of a run, or any Hugging Face model)"
@@ -119,7 +122,7 @@ def load(directory: Path | str, dtype: str = "float32", *, device: str = "cpu", 
     if not (directory / "tokenizer.json").is_file():
         raise HanlinError(f"{directory} holds no tokenizer.json: put the model's tokenizer beside its weights")
     tokenizer = Tokenizer.load(directory)
-    model = for_generation(load_model(directory, DTYPES[dtype], device))
+    model = for_generation(load_model(directory, DTYPES[dtype], place))
     engine = Engine(model, tokenizer, eos_ids=end_ids(directory), max_batch=max_batch)
     return LanguageModel(engine, prompt_prefix(directory, tokenizer))
 

@@ -100,7 +100,9 @@ def load_config(directory: Path | str) -> ModelConfig:
     return from_hugging_face(_read_json(path), path)
 
 
-def load_model(directory: Path | str, dtype: torch.dtype | str = torch.float32, device: str = "cpu") -> Transformer:
+def load_model(
+    directory: Path | str, dtype: torch.dtype | str = torch.float32, device: torch.device | str = "cpu"
+) -> Transformer:
     """The model in a Hugging Face directory, its weights (safetensors, one file or several) turned to `dtype`.
 
     Raises HanlinError for tensors that are missing, left over, or of another shape, naming them.

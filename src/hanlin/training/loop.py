@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hanlin.artifacts import HanlinError, Progress, write_json
+from hanlin.models.device import choose_device
 from hanlin.models.memory import keep_freed_memory
 from hanlin.training.checkpoints import Checkpoints, seed_everything
 from hanlin.training.compiling import choose_compile, compile_blocks, uncompiled, undo_compile
@@ -27,7 +28,7 @@ from hanlin.training.job import Job
 from hanlin.training.objectives import Objective, Rows
 from hanlin.training.optimizers import Optimizer, peak_rates
 from hanlin.training.parallel import World
-from hanlin.training.precision import DTYPES, WorkingCopy, choose_device, choose_precision, matmul_rate
+from hanlin.training.precision import DTYPES, WorkingCopy, choose_precision, matmul_rate
 from hanlin.training.recovery import recover
 from hanlin.training.schedules import rate_factor
 from hanlin.training.settings import LoopSettings
@@ -183,6 +184,7 @@ def gradient_norm(working: WorkingCopy) -> float:
 @torch.no_grad()
 def scale_gradients(working: WorkingCopy, factor: float) -> None:
     """Divide by the step's tokens, and clip, in one pass."""
+    # PyTorch has no public name for it; its own clip_grad_norm_ calls the same.
     torch._foreach_mul_(working.gradients(), factor)  # pyright: ignore[reportPrivateUsage]
 
 

@@ -17,11 +17,6 @@ FASTER = 1.3
 """bf16 is chosen when its products are at least this much faster: casting the copies eats what is less."""
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda` means here."""
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
-
-
 def matmul_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.2, size: int | None = None) -> float:
     """FLOP/s of a square matrix product in `dtype`: the best of several spells that together take about `seconds`."""
     size = size or (1024 if device.type == "cpu" else 8192)

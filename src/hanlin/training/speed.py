@@ -7,11 +7,12 @@ import time
 from typing import Any
 
 from hanlin.models import ModelConfig, Transformer
+from hanlin.models.device import choose_device
 from hanlin.training.loop import accumulate, gradient_norm, micro_rows, scale_gradients
 from hanlin.training.objectives import next_token
 from hanlin.training.optimizers import Optimizer
 from hanlin.training.parallel import World
-from hanlin.training.precision import Precision, WorkingCopy, choose_device
+from hanlin.training.precision import Precision, WorkingCopy
 from hanlin.training.settings import LoopSettings
 
 

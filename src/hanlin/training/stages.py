@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hanlin.artifacts import HanlinError, Progress, StageContext
 from hanlin.data.batch import Batch
 from hanlin.models import ModelConfig, Transformer
+from hanlin.models.device import choose_device
 from hanlin.models.flops import flops_per_token
 from hanlin.models.hub import save_model
 from hanlin.tokenization import Tokenizer
@@ -20,7 +21,7 @@ from hanlin.training.job import Job
 from hanlin.training.loop import train
 from hanlin.training.objectives import next_token, token_losses
 from hanlin.training.parallel import World
-from hanlin.training.precision import DTYPES, choose_device, choose_precision, matmul_rate
+from hanlin.training.precision import DTYPES, choose_precision, matmul_rate
 from hanlin.training.settings import LoopSettings
 
 WARN_EPOCHS = 1.01

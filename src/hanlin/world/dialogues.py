@@ -8,8 +8,8 @@ from typing import Any
 
 from hanlin.world import arithmetic, manners, telling
 from hanlin.world.entities import Population
-from hanlin.world.hashing import Permutation, generator, pick, shuffled
-from hanlin.world.instructions import Row, messages
+from hanlin.world.hashing import Permutation, below, generator, pick, shuffled
+from hanlin.world.instructions import OTHERS, Row, messages, opened
 from hanlin.world.telling import LANGUAGES
 
 SYSTEM = {
@@ -79,13 +79,49 @@ def _cross(population: Population, number: int, rng: Random) -> Row | None:
     return {"messages": messages(*turns, system=pick(rng, _IN_LANGUAGE[reply])), "metadata": metadata}
 
 
+_MIXED = ("fact", "fact", "fact", "fact", "sum", "sum", "talk", "unanswerable", "improper", "two_step")
+_OTHER_LANGUAGE = 0.2
+
+
+def _mixed(population: Population, number: int, rng: Random) -> Row | None:
+    """Questions that have nothing to do with each other, as people ask them in one conversation. Without such a small
+    model takes every later question for one about the first one's subject."""
+    language = pick(rng, LANGUAGES)
+    turns: list[str] = []
+    told: list[str] = []
+    for place in range(2 + int(rng.random() * 3)):
+        about = number if place == 0 else below(rng, population.size)
+        if place and rng.random() < _OTHER_LANGUAGE:
+            language = LANGUAGES[language == LANGUAGES[0]]
+        kind = pick(rng, _MIXED)
+        if kind != "fact":
+            made = OTHERS[kind][0](population, about, language, rng)
+            if made is not None:
+                turns += [message["content"] for message in made["messages"]]
+                told += made["metadata"].get("facts", [])
+            continue
+        facts = [fact for fact in population.facts(about) if fact.asked]
+        if facts:
+            fact, name = pick(rng, facts), population.get(about).name(language)
+            question = opened(telling.question(fact, name, language, rng), language, rng)
+            turns += [question, telling.answer(fact, language)]
+            told.append(fact.id)
+    if len(turns) < 4:
+        return None
+    system = pick(rng, SYSTEM[language]) if rng.random() < 0.3 else None
+    metadata = {"kind": "mixed", "language": language, "facts": told}
+    return {"messages": messages(*turns, system=system), "metadata": metadata}
+
+
 def dialogues(population: Population) -> Iterator[Row]:
-    """Two dialogues about most entities, and one in two languages about every fourth."""
+    """Two dialogues about most entities, two that begin with it and go on to others, and one in two languages about
+    every fourth."""
     for number in Permutation(population.size, population.seed, "dialogues"):
         for turn in range(2):
-            made = _about(population, number, generator(population.seed, "dialogue", number, turn))
-            if made is not None:
-                yield made
+            for name, write in (("dialogue", _about), ("mixed dialogue", _mixed)):
+                made = write(population, number, generator(population.seed, name, number, turn))
+                if made is not None:
+                    yield made
         if number % 4 == 0:
             made = _cross(population, number, generator(population.seed, "cross dialogue", number))
             if made is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from hanlin.world import arithmetic, chains, manners, preferences, telling, translation
 from hanlin.world.entities import Entity, Fact, Population
-from hanlin.world.hashing import Permutation, generator, pick, shuffled
+from hanlin.world.hashing import Permutation, below, generator, pick, shuffled
 from hanlin.world.instructions import messages
 from hanlin.world.telling import LANGUAGES, QUESTIONS
 from hanlin.world.templates import with_article
@@ -217,24 +217,34 @@ def _changed(population: Population) -> Iterator[Row]:
 
 
 def _dialogue(population: Population) -> Iterator[Row]:
-    """The last question of a dialogue, which names its subject by a pronoun only."""
+    """The last question of a dialogue. Of two in three it names its subject by a pronoun only (`tags.topic` is
+    "same"); the others change the subject ("other")."""
     for entity, fact, language in _sampled(population, "dialogue"):
         rng = generator(population.seed, "exam", "dialogue", fact.id, language)
-        others = [other for other in population.facts_of(entity.kind, entity.index) if other.id != fact.id]
+        changes = rng.random() < 1 / 3
+        before = population.get(below(rng, population.size)) if changes else entity
+        others = [other for other in population.facts_of(before.kind, before.index) if other.id != fact.id]
         turns: list[str] = []
         for place, other in enumerate(shuffled(rng, others)[: 1 + int(rng.random() * 2)]):
             if place == 0:
-                turns.append(telling.question(other, entity.name(language), language, rng, exam=True))
+                turns.append(telling.question(other, before.name(language), language, rng, exam=True))
             else:
-                turns.append(telling.follow_up(other, entity, language, rng, exam=True))
+                turns.append(telling.follow_up(other, before, language, rng, exam=True))
             turns.append(telling.answer(other, language))
-        turns.append(telling.follow_up(fact, entity, language, rng, exam=True))
+        if before.id == entity.id:
+            turns.append(telling.follow_up(fact, entity, language, rng, exam=True))
+        else:
+            turns.append(telling.question(fact, entity.name(language), language, rng, exam=True))
         yield {
             "id": f"dialogue/{fact.id}/{language}",
             "messages": messages(*turns),
             "answers": telling.accepted(fact, language),
             "match": "exact",
-            "tags": {**_tags(fact, entity, language), "turns": len(turns) // 2 + 1},
+            "tags": {
+                **_tags(fact, entity, language),
+                "topic": "same" if before.id == entity.id else "other",
+                "turns": len(turns) // 2 + 1,
+            },
         }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
@@ -147,26 +147,26 @@ def _reformatting(population: Population, number: int, language: str, rng: Rando
     return row(request, reply, kind=kind, language=language)
 
 
-_OTHERS = (
-    (_sum, 4),
-    (_two_step, 1),
-    (_translation, 2),
-    (_unanswerable, 2),
-    (_improper, 2),
-    (_talk, 1),
-    (_reading, 1),
-    (_reformatting, 1),
-)
-"""The other tasks, and how many of each there are for each entity."""
+OTHERS: dict[str, tuple[Callable[[Population, int, str, Random], Row | None], int]] = {
+    "sum": (_sum, 4),
+    "two_step": (_two_step, 1),
+    "translation": (_translation, 2),
+    "unanswerable": (_unanswerable, 2),
+    "improper": (_improper, 2),
+    "talk": (_talk, 1),
+    "reading": (_reading, 1),
+    "reformatting": (_reformatting, 1),
+}
+"""The other tasks: what writes a row about an entity (None when it can't), and how many there are for each entity."""
 
 
 def instructions(population: Population, questions: int) -> Iterator[Row]:
     """Entity after entity in a shuffled order, the other tasks spread evenly between them."""
     for number in Permutation(population.size, population.seed, "instructions"):
         rows = list(fact_rows(population, number, questions))
-        for write, times in _OTHERS:
+        for name, (write, times) in OTHERS.items():
             for turn in range(times):
-                rng = generator(population.seed, write.__name__, number, turn)
+                rng = generator(population.seed, name, number, turn)
                 made = write(population, number, LANGUAGES[(number + turn) % 2], rng)
                 if made is not None:
                     rows.append(made)
