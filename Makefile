@@ -1,8 +1,9 @@
 # make demo   a miniature world, a tokenizer, a model trained from scratch, fine-tuned, examined; ends with a line to talk to it
 # make test   every test
+# make oracle the exam beside lm-eval's (a large install)
 # make lint   formatting, types, and the order of the rooms
 # make lock   the exact versions, anew
-.PHONY: demo test lint lock bench clean
+.PHONY: demo test oracle lint lock bench clean
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check -q
@@ -12,6 +13,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist worksteal
+
+oracle: $(VENV)/.installed-dev
+	$(PIP) install -c requirements.lock -e '.[oracle]'
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q tests/evaluation/test_lm_eval.py
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check src tests benchmarks
@@ -33,6 +38,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 lock: $(VENV)/.installed-dev
+	$(PIP) install -e '.[oracle]'
 	$(VENV)/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
 
 clean:

@@ -6,6 +6,8 @@ import pytest
 import yaml
 
 from hanlin.artifacts import Artifact, HanlinError, UsageError
+from hanlin.data import rendered
+from hanlin.data.rendered import render_conversations
 from hanlin.recipes.recipe import load_recipe
 from hanlin.recipes.runner import Reporter, run_recipe
 
@@ -50,7 +52,16 @@ def recipe(texts, *more):
 @pytest.fixture(scope="module")
 def run(texts, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "own"
-    run_recipe(recipe(texts), out)
+    readings = []
+
+    def render(*arguments):
+        readings.append(arguments)
+        return render_conversations(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rendered, "render_conversations", render)
+        run_recipe(recipe(texts), out)
+    assert len(readings) == 1  # what resolving the settings has read is what is trained on
     return out
 
 

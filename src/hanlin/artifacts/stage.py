@@ -59,7 +59,7 @@ class Stage(Generic[S]):
     resolve: Callable[[S, StageContext], S] | None = None
     """Replaces every `auto` by a number before the stage runs, by measuring the machine if need be. It is called once:
     the answer is kept in the run's directory and in its recipe.yaml, so that a run that is resumed or repeated does
-    the same. Its `context.workdir` is a scratch folder."""
+    the same. What it leaves in its `context.workdir` is there when `run` begins on those settings."""
     version: int = 1
     """Raised when the same settings begin to give another result."""
     transient: tuple[str, ...] = ()

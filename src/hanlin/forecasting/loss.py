@@ -11,7 +11,7 @@ import math
 # Only comparisons between shapes on one corpus are made with it, so its constant term plays no part.
 E, A, B, ALPHA, BETA = 1.8172, 900.0, 2085.43, 0.3478, 0.3658
 HALF_LIFE = 15.39
-"""Epochs over which a repetition's worth decays by 1/e (Muennighoff et al. 2023, section 3.2: R*_D)."""
+"""Epochs over which a repetition's worth decays by 1/e (Muennighoff et al. 2023, appendix A: R*_D)."""
 STEP_TOKENS = 2.0
 """Tokens of a step by the root of the run's tokens: 2,000 at a million, 0.6 million at a hundred billion."""
 

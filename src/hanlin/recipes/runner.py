@@ -111,6 +111,7 @@ def run_recipe(recipe: Recipe, directory: Path, reporter: Reporter | None = None
             ordered[place] = _resolve(step, plan)
             write_recipe(recipe, ordered, directory / RECIPE)
             artifact = plan.made[step.name] = _make(ordered[place], plan)
+            remove(plan.scratch(step))
             failed = [gate for gate in artifact.figures.get("gates", []) if not gate.get("passed", True)]
             if failed:
                 break
@@ -173,6 +174,10 @@ class _Plan:
             found[key] = Artifact.load(path) if (path / "manifest.json").is_file() else external(path)
         return found
 
+    def scratch(self, step: Step) -> Path:
+        """Where a step's settings are resolved. What is prepared there is where the work on its artifact begins."""
+        return self.directory / ".building" / f"{step.name}.scratch"
+
     def training_to_come(self, step: Step) -> dict[str, float]:
         """This stage and the later ones that train, with the weights by which they share the time."""
         coming = self.ordered[self._place(step) :]
@@ -203,6 +208,8 @@ def _measuring(name: str) -> str:
 
 def _resolve(step: Step, plan: _Plan) -> Step:
     """Replace the step's `auto` values, once for what they depend on; later runs of the same take the same ones."""
+    scratch = plan.scratch(step)
+    remove(scratch)
     if step.stage.resolve is None:
         return step
     inputs, left = plan.inputs(step), plan.seconds_left(step)
@@ -219,13 +226,10 @@ def _resolve(step: Step, plan: _Plan) -> Step:
     if key in ledger.decisions:
         stored = json.dumps(ledger.decisions[key]["settings"])
         return replace(step, settings=step.stage.settings.model_validate_json(stored))
-    scratch = plan.directory / ".building" / f"{step.name}.scratch"
-    remove(scratch)
     scratch.mkdir(parents=True)
     started = time.perf_counter()
     progress = plan.reporter.begin(step.name, step.stage.kind, resumed=False)
     settings = step.stage.resolve(step.settings, StageContext(scratch, inputs, step.seed, progress, seconds_left=left))
-    remove(scratch)
     ledger.decisions[key] = {"stage": step.name, "settings": settings.model_dump(mode="json")}
     ledger.seconds[_measuring(step.name)] = time.perf_counter() - started
     ledger.save()
@@ -262,7 +266,9 @@ def _make(step: Step, plan: _Plan) -> Artifact:
 def _build(step: Step, inputs: dict[str, Artifact], identity: str, plan: _Plan) -> Artifact:
     final = plan.directory / step.name
     workdir = plan.directory / ".building" / f"{step.name}-{identity[:12]}"
-    resumed = workdir.exists()
+    resumed, scratch = workdir.exists(), plan.scratch(step)
+    if scratch.is_dir() and not resumed:
+        scratch.rename(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     progress = plan.reporter.begin(step.name, step.stage.kind, resumed)

@@ -99,7 +99,7 @@ def run_sft(settings: SftSettings, context: StageContext) -> dict[str, Any]:
     from hanlin.training.stages import check_length, train_language_model, validation_measure
 
     prepared = Prepared(settings, context)
-    # Said here and not where it is read: it is read twice, since resolving the settings takes it, too.
+    # Said here and not where it is read: a run that goes on has it read already, and says it to a new console.
     for note in prepared.reading.get("notes", []):
         context.progress.say(note)
     model = load_model(context.inputs["model"].path)

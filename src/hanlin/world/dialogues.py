@@ -79,7 +79,7 @@ def _cross(population: Population, number: int, rng: Random) -> Row | None:
     return {"messages": messages(*turns, system=pick(rng, _IN_LANGUAGE[reply])), "metadata": metadata}
 
 
-_MIXED = ("fact", "fact", "fact", "fact", "sum", "sum", "talk", "unanswerable", "improper", "two_step")
+_MIXED = ("fact", "fact", "fact", "fact", "fact", "sum", "sum", "talk", "unanswerable", "improper")
 _OTHER_LANGUAGE = 0.2
 
 
