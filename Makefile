@@ -3,7 +3,7 @@
 # make oracle the exam beside lm-eval's (a large install)
 # make lint   formatting, types, and the order of the rooms
 # make lock   the exact versions, anew
-.PHONY: demo test oracle lint lock bench clean
+.PHONY: demo test oracle lint lock clean
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check -q

@@ -1,6 +1,7 @@
 """The command from outside: what it prints, and with which status it ends."""
 
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import yaml
 
 import hanlin as package
 from hanlin.cli.chat import _fitting
+from hanlin.cli.console import ConsoleReporter, _Bar
 from tests.conftest import SMALL_WORLD, hanlin
 
 
@@ -57,6 +59,12 @@ def test_a_run_has_a_directory_a_stage_and_a_recipe_that_is_the_same_run(small_r
         assert "checkpoints" not in held
     resolved = yaml.safe_load((small_run / "recipe.yaml").read_text())
     assert "auto" not in json.dumps(resolved)
+    for model in ("base", "chat"):
+        loop = resolved["stages"][model]["loop"]
+        for name in ("steps", "micro_rows", "evaluate_every", "checkpoint_every"):
+            assert loop[name] > 0
+        assert all(loop["optimizer"][f"{role}_learning_rate"] > 0 for role in ("embedding", "head", "scalar"))
+    assert resolved["stages"]["base"]["model"]["vocabulary_size"] == 700
     again = hanlin("run", small_run / "recipe.yaml", "--out", tmp_path / "again")
     assert again.returncode == 0, again.stderr
     for model in ("base", "chat"):
@@ -69,6 +77,10 @@ def test_what_is_done_is_not_done_again(small_run):
     done = hanlin("run", "world", *SMALL_WORLD, "--out", small_run)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("was done already") == 8
+    # The end: the last exam's table, five questions with their answers, where the report is, what to type next.
+    for words in ("world/facts", "random weights", "questions and answers", "report.html", f"hanlin chat {small_run}"):
+        assert words in done.stdout
+    assert done.stdout.count("✓ ") + done.stdout.count("✗ ") >= 8 + 5
     assert {path: path.stat().st_mtime_ns for path in small_run.glob("*/manifest.json")} == before
     assert f"hanlin chat {small_run}/chat" in done.stdout.replace("\n", "")
 
@@ -122,6 +134,8 @@ def test_results_have_the_form_that_programs_rely_on(small_run):
     found = json.loads(hanlin("results", small_run, "--json").stdout)
     facts = found["stages"]["chat"]["exams"]["world/facts"]["accuracy"]
     assert set(facts) >= {"value", "low", "high", "n"}
+    assert found["stages"]["chat"]["before"]["world/facts"]["accuracy"]["n"] > 0
+    assert found["stages"]["chat"]["how"]["world/facts"]["chat"] is True
     assert found["stages"]["base"]["figures"]["tokens_per_second"] > 0
     assert found["stages"]["corpus"]["figures"]["ledger"]["balanced"] is True
     assert found["figures"]["seconds"] > 0
@@ -145,7 +159,10 @@ def test_trace_leads_back_to_the_files(small_run):
             stream.seek(piece["offset"])
             row = json.loads(stream.readline())
         assert row["source"] == piece["source"] or piece["source"] == file.stem
-    assert "pieces of documents" in hanlin("trace", small_run, "--step", 3, "--stage", "chat").stdout
+    taught = json.loads(hanlin("trace", small_run, "--step", 3, "--stage", "chat", "--json").stdout)["documents"][0]
+    table = hanlin("trace", small_run, "--step", 3, "--stage", "chat").stdout
+    assert "pieces of documents" in table and "record" in table
+    assert taught["file"] in table and str(taught["record"]) in table
     outside = hanlin("trace", small_run, "--step", 999)
     assert outside.returncode == 1
     assert "there is no step 999" in outside.stderr
@@ -202,3 +219,44 @@ def test_recipe_show_says_where_each_value_comes_from():
     schema = hanlin("recipe", "schema", "sft").stdout
     assert "learning_rate" in schema
     assert json.loads(hanlin("recipe", "schema", "corpus", "--json").stdout)["corpus"]["properties"]["inputs"]
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = hanlin("--debug", "results", tmp_path)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "not a run directory" in done.stderr
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path):
+    command = [sys.executable, "-m", "hanlin.cli.main", "run", "world", *SMALL_WORLD, "--out", str(tmp_path / "run")]
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Tests that run in the background have Ctrl-C switched off, and would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run/world/manifest.json").is_file():
+        assert time.monotonic() < deadline and running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    said = running.communicate(timeout=60)[0]
+    assert running.returncode == 130 and "Traceback" not in said
+    assert "The same command goes on from where it was" in said
+
+
+def test_the_time_left_is_that_of_the_present_rate(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    bar = _Bar(ConsoleReporter(), "base")
+    assert bar.seconds_left() is None
+    for second in range(200):
+        now = 100.0 + second
+        bar.update(second * 10 if second < 100 else 1000 + (second - 100) * 5, 2000)
+    # 1,495 of 2,000 are done, the latest at 5 a second.
+    assert bar.seconds_left() == pytest.approx(505 / 5, rel=0.25)
+    now += 10
+    assert bar.seconds_left() == pytest.approx(505 / 5 - 10, rel=0.25)
+    bar.update(3, None)
+    assert bar.seconds_left() is None

@@ -1,4 +1,4 @@
-"""Every command of the README is run, in the README's order, in a folder like a newcomer's."""
+"""Every command of the README and of the guides is run, in its order, in a folder like a newcomer's."""
 
 import json
 import re
@@ -25,19 +25,25 @@ SMALL_TEXT = [
 """What makes the runs of the README take seconds; everything else is as the README has it."""
 
 
-def commands() -> list[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
+PAGES = ("README.md", "docs/guides.md")
 
 
-def python_blocks() -> list[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def commands(page: str) -> list[str]:
+    return [line for block in blocks(page, "sh") for line in block.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def page(request) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, small_run):
+def folder(page, tmp_path_factory, small_run):
     """A working folder with texts, instructions, and the demo's run where the README has it."""
     here = tmp_path_factory.mktemp("newcomer")
     texts = here / "texts"
@@ -62,13 +68,21 @@ def folder(tmp_path_factory, small_run):
     return here
 
 
-def test_the_readme_has_commands():
-    assert len(commands()) >= 12
-    assert commands()[0] == "make demo"
+def write_files(page: str, folder: Path) -> None:
+    """The files that a page shows, each named by a comment in its first line."""
+    for block in [*blocks(page, "yaml"), *blocks(page, "json")]:
+        name, _, content = block.partition("\n")
+        (folder / name.removeprefix("# ")).write_text(content, encoding="utf-8")
 
 
-def test_every_command_of_the_readme_runs(folder):
-    for command in commands():
+def test_the_readme_begins_with_the_demo():
+    assert commands("README.md")[0] == "make demo"
+    assert all(len(commands(page)) >= 8 for page in PAGES)
+
+
+def test_every_command_runs(page, folder):
+    write_files(page, folder)
+    for command in commands(page):
         words = shlex.split(command)
         if words[0] == "make":
             plan = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
@@ -86,9 +100,10 @@ def test_every_command_of_the_readme_runs(folder):
         assert done.stdout, command
 
 
-def test_the_python_of_the_readme_runs(folder, monkeypatch, capsys):
+def test_the_python_runs(page, folder, monkeypatch, capsys):
+    """On what the commands have made."""
     monkeypatch.chdir(folder)
-    assert python_blocks()
-    for block in python_blocks():
-        exec(compile(block, "README.md", "exec"), {})
-    capsys.readouterr()
+    assert blocks(page, "python")
+    for block in blocks(page, "python"):
+        exec(compile(block, page, "exec"), {})
+    assert capsys.readouterr().out

@@ -59,7 +59,7 @@ def logprobs(model: Any, ids: list[int]) -> list[float]:
 
 
 def test_choices_against_a_forward_pass(run: Path, tmp_path: Path) -> None:
-    model = hanlin.load(run / "base")
+    model = hanlin.load(run / "base", device="cpu")
     run_exam(model, ["world/choice"], world=run / "world", random_row=False, records=tmp_path)
     records = [json.loads(line) for line in (tmp_path / "records/world/choice.jsonl").read_text().splitlines()]
     encode, start = model.tokenizer.encode, model.tokenizer.end_of_text_id
@@ -73,7 +73,7 @@ def test_choices_against_a_forward_pass(run: Path, tmp_path: Path) -> None:
 
 def test_bits_per_byte_against_a_forward_pass(run: Path, tmp_path: Path) -> None:
     """Each window is scored as a forward pass over it says; a document's bits are their sum."""
-    model = hanlin.load(run / "base")
+    model = hanlin.load(run / "base", device="cpu")
     figures = run_exam(model, ["corpus/bits-per-byte"], corpus=run / "corpus", random_row=False, records=tmp_path)
     total = size = 0.0
     for one in [*(document(n) for n in range(9)), *(document(n, "故事", "zh") for n in range(9))]:
@@ -138,11 +138,11 @@ def test_the_stage(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_random_row_is_the_seeds_and_nothing_else(run: Path) -> None:
-    model, other = hanlin.load(run / "base"), hanlin.load(run / "chat")
+    model, other = hanlin.load(run / "base", device="cpu"), hanlin.load(run / "chat", device="cpu")
     pair = [([1, 2, 3], [4, 5])]
     assert random_model(model, 5).engine.score(pair) == random_model(other, 5).engine.score(pair)
     assert random_model(model, 5).engine.score(pair) != random_model(model, 6).engine.score(pair)
-    half = hanlin.load(run / "base", dtype="bfloat16")
+    half = hanlin.load(run / "base", dtype="bfloat16", device="cpu")
     assert random_model(half, 5).engine.score(pair)[0] == pytest.approx(
         random_model(model, 5).engine.score(pair)[0], abs=0.05
     )

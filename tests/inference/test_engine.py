@@ -12,6 +12,7 @@ from hanlin.inference import Completion, Engine, Request
 from hanlin.inference.cache import Prefill
 from hanlin.inference.runner import Runner
 from hanlin.inference.step import DecodeStep
+from hanlin.models import Transformer
 from tests.inference.models import FAMILIES, VOCABULARY, engine, from_hugging_face, prompts, shaken, small, tokenizer
 
 LENGTHS = [5, 17, 1, 30, 12, 9, 22]
@@ -197,7 +198,8 @@ def test_the_context_is_the_limit() -> None:
     assert len(answer.ids) == 3 and answer.finish_reason == "length"
 
 
-def test_scores_without_meaning_are_an_error_of_their_row_alone() -> None:
+def broken() -> Transformer:
+    """A model for which token 7 cannot be read: it makes all numbers NaN."""
     import copy
 
     model = copy.deepcopy(small())
@@ -206,7 +208,28 @@ def test_scores_without_meaning_are_an_error_of_their_row_alone() -> None:
         if model.head is None:  # tied: only the reading of token 7 is to be broken
             model.head = torch.nn.Linear(48, VOCABULARY, bias=False)
             model.head.weight.copy_(small().embedding.weight)
-    one = Engine(model, tokenizer(), max_batch=2, eos_ids=[])
+    return model
+
+
+def test_several_errors_at_once_leave_nothing_behind() -> None:
+    one = Engine(broken(), tokenizer(), max_batch=3, eos_ids=[])
+    good = [Request(prompt_ids=[20] * 40, max_new_tokens=30, stop_ids=[7])]
+    good += [Request(prompt_ids=[n, 2, 3], max_new_tokens=6, stop_ids=[7]) for n in (21, 22)]
+    bad = [Request(prompt_ids=[7, *range(30)], max_new_tokens=6) for _ in range(2)]
+    answers = one.generate([good[0], *bad, *good[1:]])
+    assert [answer.finish_reason for answer in answers[1:3]] == ["error", "error"]
+    clean = Engine(small(), tokenizer(), eos_ids=[]).generate(good)
+    assert [answers[number].ids for number in (0, 3, 4)] == [answer.ids for answer in clean]
+
+
+def test_beams_without_meaning_are_an_error() -> None:
+    one = Engine(broken(), tokenizer(), eos_ids=[])
+    answers = one.generate([Request(prompt_ids=[7, 1], max_new_tokens=4, beams=3)])
+    assert answers[0].finish_reason == "error" and answers[0].ids == []
+
+
+def test_scores_without_meaning_are_an_error_of_their_row_alone() -> None:
+    one = Engine(broken(), tokenizer(), max_batch=2, eos_ids=[])
     # A long good row beside the bad ones, then short ones in the bad ones' place: what those left must not be met.
     good = [Request(prompt_ids=[20] * 40, max_new_tokens=30, stop_ids=[7])]
     good += [Request(prompt_ids=[n, 2, 3], max_new_tokens=6, stop_ids=[7]) for n in (21, 22)]

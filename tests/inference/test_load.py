@@ -30,7 +30,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(directory: Path) -> LanguageModel:
-    return hanlin.load(directory)
+    return hanlin.load(directory, device="cpu")
 
 
 def test_chat_is_what_generate_does_with_a_template(model: LanguageModel) -> None:
@@ -166,7 +166,7 @@ def test_prefix_of_tokenizers_that_put_one(directory: Path, tmp_path: Path) -> N
 
 
 def test_bfloat16(directory: Path) -> None:
-    exact, rounded = hanlin.load(directory), hanlin.load(directory, dtype="bfloat16")
+    exact, rounded = hanlin.load(directory, device="cpu"), hanlin.load(directory, dtype="bfloat16", device="cpu")
     pairs = [([256, *range(40)], list(range(50, 90)))]
     a, b = exact.engine.score(pairs)[0], rounded.engine.score(pairs)[0]
     assert a != b and sum(abs(x - y) for x, y in zip(a, b)) / 40 < 0.3

@@ -1,6 +1,7 @@
 """`own-text` with one dial: from a folder of text and minutes to a model, and what is decided is decided once."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -8,8 +9,8 @@ import yaml
 from hanlin.artifacts import Artifact, HanlinError, UsageError
 from hanlin.data import rendered
 from hanlin.data.rendered import render_conversations
-from hanlin.recipes.recipe import load_recipe
-from hanlin.recipes.runner import Reporter, run_recipe
+from hanlin.recipes.recipe import load_recipe, steps
+from hanlin.recipes.runner import Reporter, run_recipe, write_recipe
 
 MINUTES = 0.5
 
@@ -116,3 +117,40 @@ def test_a_file_that_is_not_there_is_named_before_anything_is_made(texts, tmp_pa
     with pytest.raises(UsageError, match=r"chat\.data: there is no file or folder"):
         run_recipe(recipe(texts, "chat.data=nowhere.jsonl"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_is_changed_while_it_is_read_is_read_again_by_the_next_run(run, texts, tmp_path, monkeypatch):
+    out = shutil.copytree(run, tmp_path / "run", symlinks=True)
+    chats = tmp_path / "chats.jsonl"
+    old = (texts.parent / "chats.jsonl").read_text(encoding="utf-8")
+    chats.write_text(old.replace("It is 1.", "It is one."), encoding="utf-8")
+    added = '\n{"messages": [{"role": "user", "content": "Say 99."}, {"role": "assistant", "content": "It is 99."}]}'
+
+    def render(*arguments):
+        chats.write_text(chats.read_text(encoding="utf-8") + added, encoding="utf-8")
+        monkeypatch.undo()
+        return render_conversations(*arguments)
+
+    monkeypatch.setattr(rendered, "render_conversations", render)
+    words = recipe(texts, f"chat.data={chats}")
+    run_recipe(words, out)
+    first = Artifact.load(out / "chat")
+    assert first.figures["data"]["rows"] == 80
+    run_recipe(recipe(texts, f"chat.data={chats}"), out)
+    second = Artifact.load(out / "chat")
+    assert second.figures["data"]["rows"] == 81 and second.id != first.id
+
+
+def test_an_exams_own_seed_is_in_the_resolved_recipe(texts, tmp_path):
+    given = recipe(texts, "exam.base.seed=7")
+    write_recipe(given, steps(given), tmp_path / "recipe.yaml")
+    again = {step.name: step.seed for step in steps(load_recipe(str(tmp_path / "recipe.yaml")))}
+    assert again["base-exam"] == 7 and again["base"] == 1
+
+
+def test_a_device_that_is_not_there_is_named_before_anything_is_made(texts, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for key in ("chat.loop.device", "exam.chat.device"):
+        with pytest.raises(UsageError, match="sees no GPU here"):
+            run_recipe(recipe(texts, f"{key}=cuda"), tmp_path / "run")
+    assert not (tmp_path / "run" / "corpus").exists()

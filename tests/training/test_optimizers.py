@@ -3,7 +3,7 @@ import torch
 
 from hanlin.artifacts import HanlinError
 from hanlin.training.muon import POLAR_EXPRESS, Muon, orthogonalize
-from hanlin.training.optimizers import Optimizer, peak_rates, place
+from hanlin.training.optimizers import Optimizer, place
 from hanlin.training.settings import OptimizerSettings
 from tests.training.toy import tiny_model
 
@@ -134,7 +134,7 @@ def test_only_hidden_matrices_decay():
 
 
 def test_rates_by_role():
-    rates = peak_rates(OptimizerSettings(learning_rate=0.1, embedding_learning_rate=0.2))
+    rates = OptimizerSettings(learning_rate=0.1, embedding_learning_rate=0.2).rates()
     assert rates == {"matrix": 0.1, "embedding": 0.2, "head": 0.2, "scalar": 0.1}
 
 

@@ -37,14 +37,16 @@ def manifest(stage: str, kind: str, directory: Path, **known: Any) -> Manifest:
     return Manifest(id=stage, content=content_hash(files), stage=stage, kind=kind, files=files, **about, **values)
 
 
-def make_tokens(directory: Path, documents: int = 200) -> Artifact:
-    """A tokens artifact of short documents, byte by byte."""
+def make_tokens(directory: Path, documents: int = 200, junk: int | None = None) -> Artifact:
+    """A tokens artifact of short documents, byte by byte; training document `junk` is of letters drawn by chance."""
     tokenizer = Tokenizer.bytes()
     directory.mkdir(parents=True)
     tokenizer.save(directory / "tokenizer")
     splits = {}
     for split, count, seed in (("train", documents, 1), ("validation", 12, 2)):
         written = texts(count, seed)
+        if split == "train" and junk is not None:
+            written[junk] = "".join(chr(random.Random(place).randrange(33, 127)) for place in range(150))
         streams = [np.array([tokenizer.end_of_text_id, *tokenizer.encode(text)], "<u2") for text in written]
         np.concatenate(streams).tofile(directory / f"{split}.bin")
         offsets = np.concatenate([[0], np.cumsum([len(stream) for stream in streams])]).astype(np.int64)

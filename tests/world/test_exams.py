@@ -153,7 +153,7 @@ def test_exams_are_capped_repeatable_and_without_repeats(small):
         assert list(itertools.islice(small.world.exam(name, items=150), 10)) == rows[:10]
         assert {row["tags"]["language"] for row in rows} == {"en", "zh"}
         for row in rows:
-            assert row["match"] in ("exact", "last_number", "after_answer", "likelihood")
+            assert row["match"] in ("exact", "contains", "last_number", "after_answer", "likelihood")
             assert ("choices" in row) == (row["match"] == "likelihood")
     assert len(list(World(entities=520).exam("facts"))) == 300
     with pytest.raises(KeyError):

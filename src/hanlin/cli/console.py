@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hanlin.artifacts import Artifact, Progress
-from hanlin.recipes.results import last_model, sample_answers
+from hanlin.recipes.results import last_model, main_figures, sample_answers
 from hanlin.recipes.runner import Reporter, Run
 
 
@@ -150,7 +150,8 @@ def summary(artifact: Artifact) -> str:
     if kind in ("pretrain", "sft"):
         steps, tokens, speed = figures["steps"], figures["tokens"], figures["tokens_per_second"]
         return f"{steps:,} steps, {tokens:,} tokens at {speed:,.0f} tokens/s"
-    plain = [f"{key.replace('_', ' ')} {value:,}" for key, value in figures.items() if isinstance(value, int)]
+    main = main_figures(artifact)
+    plain = [f"{key.replace('_', ' ')} {value:,}" for key, value in main.items() if isinstance(value, int)]
     return ", ".join(plain[:5])
 
 

@@ -27,17 +27,21 @@ def trace(
     from hanlin.cli.console import make_console
 
     table = Table(title=f"step {step} of {found['stage']}: {len(found['documents'])} pieces of documents")
-    for column in ("row", "positions", "source", "file", "offset", "bytes", "tokens", "document"):
+    # Of a pretrained document the bytes of its file are known; of a conversation its place among the file's records.
+    places = [name for name in ("source", "file", "offset", "bytes", "record", "line") if name in found["documents"][0]]
+    for column in ("row", "positions", *places, "tokens", "document"):
         table.add_column(column, overflow="fold")
     for piece in found["documents"]:
         table.add_row(
             str(piece["row"]),
             f"{piece['positions'][0]}–{piece['positions'][1]}",
-            str(piece.get("source", "")),
-            str(piece.get("file", "")),
-            str(piece.get("offset", "")),
-            str(piece.get("bytes", "")),
+            *(str(piece[name]) for name in places),
             f"{piece['first_token']}–{piece['last_token']}",
-            str(piece["document"])[:12],
+            _short(str(piece["document"])),
         )
     make_console().print(table)
+
+
+def _short(document: str) -> str:
+    """A hash by its beginning; any other name whole."""
+    return document[:12] if len(document) == 64 else document

@@ -46,4 +46,4 @@ def run_world(settings: WorldSettings, context: StageContext) -> dict[str, Any]:
     )
 
 
-STAGE = Stage(kind="world", settings=WorldSettings, run=run_world, version=6)
+STAGE = Stage(kind="world", settings=WorldSettings, run=run_world, version=8)

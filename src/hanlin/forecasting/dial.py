@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import time
 from typing import Any
 
 from hanlin.artifacts import HanlinError, StageContext
@@ -29,8 +30,10 @@ LEARNING_RATE, EMBEDDING_LEARNING_RATE = 0.006, 0.08
 """Peak rates up to 1e14 FLOP (docs/benchmarks.md, "One dial"). The embedding, tied to the head, has thousands of rows
 of which a step touches few: it bears, and in a short run needs, far more than the matrices do."""
 MEASURE_SHARE, MEASURE_SECONDS = 0.006, 1.5
-"""Part of the time, and least seconds, spent on each shape that is measured; at most five measurements are made."""
-MARGIN = 0.97
+"""Part of the time, and least seconds, spent on each shape that is measured."""
+MEASUREMENTS = 5
+"""At most so many are made."""
+MARGIN = 0.98
 """Share of the time that is planned for: evaluations, checkpoints and a machine that slows down take the rest."""
 
 
@@ -54,8 +57,10 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
     from hanlin.forecasting.loss import expected_loss, step_tokens
     from hanlin.models.device import choose_device
     from hanlin.models.flops import flops_per_token, matrix_parameters
+    from hanlin.training.compiling import repays, without_compiling
     from hanlin.training.precision import choose_precision
     from hanlin.training.speed import seconds_per_step
+    from hanlin.training.stages import count_steps
 
     if seconds < 5:
         raise HanlinError(
@@ -63,7 +68,9 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
         )
     shards = TokenShards.open(context.inputs["data"].path)
     length = settings.loop.sequence_length
-    precision = choose_precision(settings.loop.precision, choose_device(settings.loop.device), context.progress)
+    begun = time.perf_counter()
+    device = choose_device(settings.loop.device)
+    precision = choose_precision(settings.loop.precision, device, context.progress)
     unique = int(shards.offsets[-1])
     given = settings.model
     shapes = [given] if given != "auto" else [shape_of(width, layers, length) for width, layers in SHAPES]
@@ -72,11 +79,17 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
     speeds: dict[int, float] = {}  # index of a measured shape → FLOP/s
     measured: dict[int, int] = {}  # index of a measured shape → rows of its steps
     loop = settings.loop.model_copy(update={"precision": precision})
+    compiled = repays(seconds, device) if loop.compile == "auto" else loop.compile
+
+    def usable() -> float:
+        """Seconds of uncompiled steps, which is how they are measured, in the time that measuring has left."""
+        left = (seconds - (time.perf_counter() - begun)) * MARGIN
+        return without_compiling(left, device) if compiled else left
 
     def forecast(index: int) -> tuple[float, float]:
         """Expected loss and tokens of a shape in the time left."""
         config = configs[index]
-        tokens = seconds * MARGIN * _speed(speeds, index, configs, length) / flops_per_token(config, length)
+        tokens = usable() * _speed(speeds, index, configs, length) / flops_per_token(config, length)
         return expected_loss(matrix_parameters(config), tokens, unique), tokens
 
     def rows_of(index: int) -> int:
@@ -95,7 +108,9 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
 
     best = min(range(len(configs)), key=lambda index: abs(matrix_parameters(configs[index]) - FIRST_GUESS))
     spent = 0
-    while spent < 5 and (best not in speeds or measured[best] != rows_of(best)):
+    while spent < MEASUREMENTS and (best not in speeds or measured[best] != rows_of(best)):
+        shape = shapes[best]
+        context.progress.update(spent, MEASUREMENTS, f"measuring {shape.layers} layers × {shape.hidden_size}")
         measure(best)
         spent += 1
         best = min(range(len(configs)), key=lambda index: forecast(index)[0])
@@ -105,27 +120,31 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
     compute = tokens * flops_per_token(config, length)
     rows = measured[best]
     steps = max(10, round(tokens / (rows * length)))
+    if "epochs" in settings.loop.model_fields_set:
+        steps = min(steps, count_steps(settings.loop, PackedTokens(shards, length, rows, 0)))
     loop = settings.loop.model_copy(
         update={
             "rows": rows,
             "steps": steps,
             "precision": precision,
-            "evaluation_tokens": settings.loop.evaluation_tokens
-            if "evaluation_tokens" in settings.loop.model_fields_set
-            else min(settings.loop.evaluation_tokens, max(4_096, round(tokens / 200))),
+            "compile": compiled,
+            "evaluation_tokens": _evaluation_tokens(settings.loop, tokens),
             "optimizer": settings.loop.optimizer.model_copy(update=_rates(settings.loop, compute)),
         }
     )
     context.progress.say(
         f"{seconds / 60:.1f} minutes for training: {shape.layers} layers × {shape.hidden_size}, "
         f"{matrix_parameters(config) / 1e6:.1f}M weights, {steps:,} steps of {rows} × {length} tokens = "
-        f"{tokens / 1e6:.1f}M ({tokens / unique:.2f} of the data) at {tokens / seconds / MARGIN:,.0f} tokens/s measured"
+        f"{steps * rows * length / 1e6:.1f}M ({steps * rows * length / unique:.2f} of the data) at "
+        f"{speeds[best] / flops_per_token(config, length):,.0f} tokens/s measured"
+        f"{', compiled' if compiled else ''}"
     )
     return settings.model_copy(update={"model": shape, "loop": loop})
 
 
 def resolve_sft_with_dial(settings: SftSettings, context: StageContext) -> SftSettings:
     """As always, but with no more steps than the recipe's `minutes` leave time for."""
+    begun = time.perf_counter()
     resolved = resolve_sft(settings, context)
     planned = resolved.loop.steps
     if context.seconds_left is None or settings.loop.steps is not None or planned is None:
@@ -137,11 +156,26 @@ def resolve_sft_with_dial(settings: SftSettings, context: StageContext) -> SftSe
     config, loop = load_config(context.inputs["model"].path), resolved.loop
     assert loop.precision != "auto"
     took = seconds_per_step(config, loop, loop.precision, Prepared(resolved, context).source, MEASURE_SECONDS)
-    most = max(10, int(context.seconds_left * MARGIN / took))
+    left = context.seconds_left - (time.perf_counter() - begun)
+    most = max(10, int(left * MARGIN / took))
     if most < planned:
-        context.progress.say(f"{context.seconds_left / 60:.1f} minutes are left: {most} of {planned} steps fit")
-        loop = loop.model_copy(update={"steps": most})
+        context.progress.say(f"{left / 60:.1f} minutes are left: {most} of {planned} steps fit")
+        loop = loop.model_copy(update=_intervals(settings.loop, most))
+    tokens = min(most, planned) * loop.rows * loop.sequence_length
+    loop = loop.model_copy(update={"evaluation_tokens": _evaluation_tokens(settings.loop, tokens)})
     return resolved.model_copy(update={"loop": loop})
+
+
+def _evaluation_tokens(given: LoopSettings, tokens: float) -> int:
+    """As given; else so few that all evaluations together cost little beside a run of `tokens`."""
+    if "evaluation_tokens" in given.model_fields_set:
+        return given.evaluation_tokens
+    return min(given.evaluation_tokens, max(4_096, round(tokens / 200)))
+
+
+def _intervals(given: LoopSettings, steps: int) -> dict[str, int]:
+    spelled = given.spelled_out(steps, given.device)
+    return {name: getattr(spelled, name) for name in ("steps", "evaluate_every", "checkpoint_every")}
 
 
 def shape_of(width: int, layers: int, length: int) -> ModelShape:

@@ -63,6 +63,8 @@ def beam_search(
             elif len(ids) >= limit:
                 reason = "length"
             candidates.append((running[origin].extended(token, float(raw[origin, token]), total, reason), origin))
+        if not candidates:
+            break
         length = len(candidates[0][0].ids)
         norm = length**request.length_penalty
         ended = [(candidate.total / norm, candidate) for candidate, _ in candidates[:width] if candidate.finish_reason]

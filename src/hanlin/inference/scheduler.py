@@ -129,14 +129,16 @@ class Scheduler:
 
     def _remove_finished(self) -> None:
         """Close the gaps that finished sequences leave, moving sequences from the end into them."""
+        for row, sequence in enumerate(self.running):
+            if sequence.finish_reason == "error":
+                # Before anything is moved: a row that is copied from keeps its numbers, and would be met again.
+                self.runner.cache.clear(row)
         row = 0
         while row < len(self.running):
             sequence = self.running[row]
             if sequence.finish_reason is None:
                 row += 1
                 continue
-            if sequence.finish_reason == "error":
-                self.runner.cache.clear(row)
             last = self.running.pop()
             if last is not sequence:
                 self.runner.cache.move(len(self.running), row, last.length)

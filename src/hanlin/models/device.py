@@ -15,7 +15,7 @@ def choose_device(name: str) -> torch.device:
     Raises UsageError for another name, and for a GPU where PyTorch sees none.
     """
     kind = name.partition(":")[0]
-    if kind not in DEVICES:
+    if kind not in DEVICES or (kind == "auto" and name != kind):
         raise UsageError(f"device is {name!r}: it must be one of {', '.join(DEVICES)}")
     if kind == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

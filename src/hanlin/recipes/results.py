@@ -34,9 +34,10 @@ def open_run(directory: Path) -> dict[str, Artifact]:
 def collect(directory: Path) -> dict[str, Any]:
     """`hanlin results RUN --json`.
 
-    Returns {"run", "stages": {stage: {"kind", "id", "seconds", "figures", "exams": {task: {metric: {value, low, high,
-    n}}}, "random": the same for random weights, "gates": [...]}}, "figures": {"seconds": the whole run's, stage:
-    `main_figures`}}. A stage's own "figures" are all that it reported.
+    Returns {"run", "stages": {stage: {"kind", "id", "seconds", "figures": all that the stage reported, "exams": {task:
+    {metric: {value, low, high, n}}}, "before" and "random": the same for the model it came from and for random
+    weights, "breakdown": by the items' tags, "how": how each task was put, "notes": why a task was not held, "gates":
+    [...]}}, "figures": {"seconds": the whole run's, stage: `main_figures`}}.
     """
     artifacts = open_run(directory)
     stages: dict[str, Any] = {}
@@ -53,8 +54,7 @@ def collect(directory: Path) -> dict[str, Any]:
         exam = artifacts.get(f"{name}-exam")
         if exam:
             entry["exams"] = exam.figures.get("tasks", {})
-            entry["random"] = exam.figures.get("random", {})
-            entry["breakdown"] = exam.figures.get("breakdown", {})
+            entry |= {key: exam.figures.get(key, {}) for key in ("before", "random", "breakdown", "how", "notes")}
             entry["gates"] = exam.figures.get("gates", [])
             entry["exam_seconds"] = exam.manifest.seconds
         stages[name] = entry

@@ -35,6 +35,7 @@ from hanlin.artifacts import (
 )
 from hanlin.artifacts.files import write_json, write_text
 from hanlin.artifacts.store import InputEntry, content_hash, external, finish, list_files, remove
+from hanlin.models.device import choose_device
 from hanlin.recipes.provenance import code_version, environment
 from hanlin.recipes.recipe import Recipe, Step, steps
 
@@ -72,7 +73,7 @@ class Reporter:
 
 @dataclass
 class _Ledger:
-    """`request.json`: what was decided by measuring, and what each stage took.
+    """`request.json`: what was decided by measuring, and the seconds that this took.
 
     A decision is kept under the hash of all that it depends on, so that other settings elsewhere in the recipe, or a
     change and its way back, leave it as it was.
@@ -101,7 +102,7 @@ def run_recipe(recipe: Recipe, directory: Path, reporter: Reporter | None = None
     """
     reporter = reporter or Reporter()
     ordered = steps(recipe)
-    _check_paths(ordered)
+    _check_outside(ordered)
     with run_lock(directory):
         plan = _Plan(recipe, ordered, directory, reporter, _Ledger.open(directory))
         reporter.plan([step.name for step in ordered])
@@ -128,27 +129,30 @@ def write_recipe(recipe: Recipe, ordered: list[Step], path: Path) -> None:
             settings[key] = _absolute(settings[key])
         for key, outside in step.outside.items():
             settings[key] = str(outside.resolve())
+        seed = {"seed": step.seed} if step.seed != recipe.seed else {}
         if step.name not in recipe.stages:
-            exam[step.name.removesuffix("-exam")] = {key: settings[key] for key in settings if key != "model"}
+            exam[step.name.removesuffix("-exam")] = seed | {key: settings[key] for key in settings if key != "model"}
         else:
-            seed = {"seed": step.seed} if step.seed != recipe.seed else {}
             stages[step.name] = {"kind": step.stage.kind, **seed, **settings}
     data = {**recipe.as_dict(), "stages": stages, "exam": exam}
     head = f"# Resolved by hanlin {__version__}: every value of this run. `hanlin run` on this file is the same run.\n"
     write_text(path, head + yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120))
 
 
-def identify(step: Step, inputs: dict[str, Artifact]) -> str:
-    """The id of the artifact that `step` makes from `inputs`. Names and places of files do not count, contents do."""
+def identify(step: Step, inputs: dict[str, Artifact], fingerprint: Any) -> str:
+    """The id of the artifact that `step` makes from `inputs` and the user's files, whose hashes are in `fingerprint`.
+    Names and places of files do not count, contents do."""
     settings = step.settings.model_dump(mode="json", exclude={*step.stage.inputs, *step.stage.paths})
-    fingerprint = step.stage.fingerprint(step.settings) if step.stage.fingerprint else None
     contents = {key: artifact.manifest.content for key, artifact in inputs.items()}
     return artifact_id(step.stage.kind, step.stage.version, settings, step.seed, contents, fingerprint)
 
 
-def _check_paths(ordered: list[Step]) -> None:
-    """Raise UsageError for files that are not there, before anything is made: the last stage's as well."""
+def _check_outside(ordered: list[Step]) -> None:
+    """Raise UsageError for files and devices that are not there, before anything is made: the last stage's as well."""
     for step in ordered:
+        device = getattr(getattr(step.settings, "loop", step.settings), "device", "auto")
+        if device != "auto":
+            choose_device(device)
         for key in step.stage.paths:
             given = getattr(step.settings, key)
             for path in [given] if isinstance(given, str) else given or []:
@@ -166,6 +170,14 @@ class _Plan:
     reporter: Reporter
     ledger: _Ledger
     made: dict[str, Artifact] = field(default_factory=dict[str, Artifact])
+    fingerprints: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def fingerprint(self, step: Step) -> Any:
+        """What the step's files held before any of them was read: a file that is changed while the stage reads it then
+        has another hash than the artifact, and is read anew by the next run."""
+        if step.name not in self.fingerprints:
+            self.fingerprints[step.name] = step.stage.fingerprint(step.settings) if step.stage.fingerprint else None
+        return self.fingerprints[step.name]
 
     def inputs(self, step: Step) -> dict[str, Artifact]:
         """The artifacts that a step takes: of this run, and from outside."""
@@ -190,9 +202,8 @@ class _Plan:
             return None
         place, whole = self._place(step), self.recipe.minutes * 60
         spent = sum(
-            self.ledger.seconds.get(name, 0.0)
+            self.made[other.name].manifest.seconds + self.ledger.seconds.get(_measuring(other.name), 0.0)
             for other in self.ordered[:place]
-            for name in (other.name, _measuring(other.name))
         )
         exams = sum(other.stage.kind == "exam" for other in self.ordered[place:]) * EXAM_SHARE * whole
         weights = self.training_to_come(step)
@@ -219,7 +230,7 @@ def _resolve(step: Step, plan: _Plan) -> Step:
         "given": step.settings.model_dump(mode="json", exclude_unset=True),
         "seed": step.seed,
         "inputs": {key: artifact.manifest.content for key, artifact in inputs.items()},
-        "fingerprint": step.stage.fingerprint(step.settings) if step.stage.fingerprint else None,
+        "fingerprint": plan.fingerprint(step),
         "time": None if left is None else [plan.recipe.minutes, plan.training_to_come(step)],
     }
     key, ledger = digest(depends), plan.ledger
@@ -239,7 +250,7 @@ def _resolve(step: Step, plan: _Plan) -> Step:
 def _make(step: Step, plan: _Plan) -> Artifact:
     """The step's artifact: as it stands, as an earlier run with these settings left it, or made."""
     inputs, directory, reporter = plan.inputs(step), plan.directory, plan.reporter
-    identity = identify(step, inputs)
+    identity = identify(step, inputs, plan.fingerprint(step))
     final = directory / step.name
     old = directory / ".superseded"
     _clear_unfinished(directory, step.name, identity)
@@ -297,7 +308,7 @@ def _build(step: Step, inputs: dict[str, Artifact], identity: str, plan: _Plan) 
             )
             for key, artifact in inputs.items()
         },
-        fingerprint=step.stage.fingerprint(step.settings) if step.stage.fingerprint else None,
+        fingerprint=plan.fingerprint(step),
         code=code_version(),
         environment=environment(),
         figures=figures,
@@ -309,8 +320,6 @@ def _build(step: Step, inputs: dict[str, Artifact], identity: str, plan: _Plan) 
     for name in step.stage.transient:
         remove(final / name)
     clock.path.unlink(missing_ok=True)
-    plan.ledger.seconds[step.name] = seconds
-    plan.ledger.save()
     plan.reporter.end(step.name, artifact, reused=False)
     return artifact
 

@@ -4,12 +4,12 @@ Fertility is the mean number of tokens per word (Rust et al. 2021, "How Good is 
 with the space before them. Han is written without spaces, so there it is tokens per character of runs of Han.
 
 On seldom seen tokens. A model learns a token from its occurrences. Gowda and May (2020, "Finding the Optimal Vocabulary
-Size for Neural Machine Translation", arXiv:2004.02334) measured that the best vocabulary is about the largest of which
-95 % of the tokens are met at least 100 times in training: `rare_below` = 100 and `rare_share_warning` = 5 % are theirs.
-(That is a measure of quality. We know of no published share at which the loss begins to spike; hardly trained tokens
-are one of its known causes.) Two sorts are told apart here. *Never seen* are, mostly, scaffolds: tokens that merging
-made on its way to longer ones and that text never ends on. They disturb no training, as they are never in it, but are
-room wasted, and what a model does with one is anyone's guess (Land and Bartolo 2024, "Fishing for Magikarp",
+Size for Neural Machine Translation", arXiv:2004.02334) advise the largest vocabulary of which 95 % of the tokens are
+met at least 100 times in training: `rare_below` = 100 and `rare_share_warning` = 5 % are theirs. (That is a rule of
+thumb for quality, in translation. We know of no published share at which the loss begins to spike; hardly trained
+tokens are one of its known causes.) Two sorts are told apart here. *Never seen* are, mostly, scaffolds: tokens that
+merging made on its way to longer ones and that text never ends on. They disturb no training, as they are never in it,
+but are room wasted, and what a model does with one is anyone's guess (Land and Bartolo 2024, "Fishing for Magikarp",
 arXiv:2405.05417). *Rare* are those that are seen, but too seldom: the warning counts these.
 """
 
@@ -61,9 +61,10 @@ def make_report(
     if tokens["rare_share"] > settings.rare_share_warning:
         warnings.append(
             f"{tokens['rare_share']:.1%} of the learned tokens are rare: the training text is expected to hold each "
-            f"fewer than {settings.rare_below} times, too few to train its embedding well. Above "
-            f"{settings.rare_share_warning:.0%} models get worse, and hardly trained tokens can make the loss spike. "
-            f"Choose a smaller vocabulary_size (about {tokens['advised_vocabulary_size']:,}), or more text."
+            f"fewer than {settings.rare_below} times, too few to train its embedding well. Beyond "
+            f"{settings.rare_share_warning:.0%} a smaller vocabulary is usually better, and hardly trained tokens can "
+            f"make the loss spike. Choose a smaller vocabulary_size (about {tokens['advised_vocabulary_size']:,}), or "
+            "more text."
         )
     learned = _learned(tokenizer)
     vocabulary = {

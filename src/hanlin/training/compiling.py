@@ -12,10 +12,11 @@ from torch import nn
 
 from hanlin.artifacts import Progress
 
-COST = {"cpu": 40.0, "cuda": 30.0}
-"""Seconds that compiling a block takes, forward and backward."""
-SAVED = {"cpu": 0.15, "cuda": 0.35}
-"""Share of a step's time that compiled blocks save."""
+COST = {"cpu": 20.0, "cuda": 30.0}
+"""Seconds that compiling a block takes, forward and backward. 17 on two cores; of a GPU a guess."""
+SAVED = {"cpu": 0.07, "cuda": 0.35}
+"""Share of a step's time that compiled blocks save. On two cores, fp32: 0.13 of 128 × 4 layers, 0.07 of 320 × 6, 0.02
+to 0.05 of 384 × 6 (docs/benchmarks.md); of a GPU a guess."""
 SHARE = {"cpu": 0.5, "cuda": 0.3}
 """Share of the matrix-product rate that training reaches without compiling, to estimate the run's length."""
 
@@ -30,16 +31,27 @@ def choose_compile(wanted: bool | str, device: torch.device, flops: float, rate:
         return wanted
     kind = device.type
     seconds = flops / (SHARE[kind] * rate)
-    saved = SAVED[kind] * seconds
-    if kind == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
-        progress.say("torch.compile not used: there is no C++ compiler here")
-        return False
-    chosen = saved > 2 * COST[kind]
+    chosen = repays(seconds, device)
     progress.say(
-        f"torch.compile {'used' if chosen else 'not used'}: this run takes about {seconds:,.0f} s without it; "
-        f"it would save about {saved:,.0f} s and cost about {COST[kind]:,.0f} s"
+        f"torch.compile {'used' if chosen else 'not used'}: this run takes about {seconds:,.0f} s without it; it would "
+        f"save about {SAVED[kind] * seconds:,.0f} s and cost about {COST[kind]:,.0f} s"
+        + ("" if _can_compile(kind) else ", but there is no C++ compiler here")
     )
     return chosen
+
+
+def repays(seconds: float, device: torch.device) -> bool:
+    """Whether compiling shortens a run that takes `seconds` without it."""
+    return _can_compile(device.type) and SAVED[device.type] * seconds > 2 * COST[device.type]
+
+
+def without_compiling(seconds: float, device: torch.device) -> float:
+    """How long the steps that a compiled run does in `seconds` would take uncompiled."""
+    return max(0.0, seconds - COST[device.type]) / (1 - SAVED[device.type])
+
+
+def _can_compile(kind: str) -> bool:
+    return kind != "cpu" or any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 def compile_blocks(model: nn.Module) -> None:

@@ -26,7 +26,7 @@ from hanlin.training.compiling import choose_compile, compile_blocks, uncompiled
 from hanlin.training.interruption import Interruption, deterministic
 from hanlin.training.job import Job
 from hanlin.training.objectives import Objective, Rows
-from hanlin.training.optimizers import Optimizer, peak_rates
+from hanlin.training.optimizers import Optimizer
 from hanlin.training.parallel import World
 from hanlin.training.precision import DTYPES, WorkingCopy, choose_precision, matmul_rate
 from hanlin.training.recovery import recover
@@ -76,7 +76,9 @@ def train(job: Job, settings: LoopSettings, workdir: Path, seed: int, progress: 
             begun = time.perf_counter()
             position = batch_of_step(run.step, run.skipped)
             batch: Rows = job.source.step(position, world.rank, world.ranks)
-            sums = accumulate(run.working, job.objective, batch, micro_rows(settings, batch, device), device, world)
+            sums = accumulate(
+                run.working, job.objective, batch, settings.rows_at_once(batch.rows, device.type), device, world
+            )
             loss = sums.metrics["loss"] / sums.tokens
             norm = gradient_norm(run.working) / sums.tokens
             run.computed_tokens += sums.positions
@@ -121,7 +123,7 @@ def train(job: Job, settings: LoopSettings, workdir: Path, seed: int, progress: 
             if point or best or stop or world.any(late):
                 run.save(point=point)
             progress.update(run.step, job.steps, _note(run, job, loss, sums.positions / took))
-            if stop and run.step < job.steps:
+            if stop:
                 progress.say(f"stopped after step {run.step} of {job.steps}; the same command goes on from there")
                 raise KeyboardInterrupt
 
@@ -186,14 +188,6 @@ def scale_gradients(working: WorkingCopy, factor: float) -> None:
     """Divide by the step's tokens, and clip, in one pass."""
     # PyTorch has no public name for it; its own clip_grad_norm_ calls the same.
     torch._foreach_mul_(working.gradients(), factor)  # pyright: ignore[reportPrivateUsage]
-
-
-def micro_rows(settings: LoopSettings, batch: Rows, device: torch.device) -> int:
-    """Rows computed at once: as set, or as many as keep a CPU's caches warm, or a GPU busy."""
-    if settings.micro_rows:
-        return settings.micro_rows
-    budget = 8_192 if device.type == "cpu" else 65_536
-    return max(1, min(batch.rows, budget // settings.sequence_length))
 
 
 def _decide(
@@ -280,6 +274,6 @@ def _figures(
         "compile": decisions["compile"],
         "device": decisions["device"],
         "threads": decisions["threads"],
-        "learning_rates": peak_rates(settings.optimizer),
+        "learning_rates": settings.optimizer.rates(),
         "curves": curves(workdir / "metrics.jsonl") if run.world.first else {},
     }

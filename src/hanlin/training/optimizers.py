@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from hanlin.artifacts import HanlinError
 from hanlin.training.muon import Muon
-from hanlin.training.settings import OptimizerSettings
-
-Role = Literal["matrix", "embedding", "head", "scalar"]
+from hanlin.training.settings import OptimizerSettings, Role
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Optimizer:
     def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
         self.settings = settings
         self.placed = place(model)
-        self.rates: dict[Role, float] = peak_rates(settings)
+        self.rates = settings.rates()
         self.muon: Muon | None = None
         matrices = [one for one in self.placed if one.role == "matrix"]
         others = self.placed
@@ -130,14 +127,3 @@ class Optimizer:
             raise HanlinError(
                 f"the checkpoint has optimiser state for {next(iter(left))}, which this run does not train."
             )
-
-
-def peak_rates(settings: OptimizerSettings) -> dict[Role, float]:
-    """The peak learning rate of each role."""
-    embedding = settings.embedding_learning_rate or settings.learning_rate
-    return {
-        "matrix": settings.learning_rate,
-        "embedding": embedding,
-        "head": settings.head_learning_rate or embedding,
-        "scalar": settings.scalar_learning_rate or settings.learning_rate,
-    }

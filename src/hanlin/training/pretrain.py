@@ -35,13 +35,17 @@ class PretrainSettings(Settings):
 
 
 def resolve_pretrain(settings: PretrainSettings, context: StageContext) -> PretrainSettings:
-    """Decide steps, device, precision and compile."""
+    """Decide steps, device, precision and compile, and give a number to everything that was left out."""
     from hanlin.training.stages import resolve_loop
+
+    if settings.model == "auto":
+        raise HanlinError("`model: auto` needs `minutes`: run the stage by a recipe, or give a shape.")
 
     directory = context.inputs["data"].path
     config = model_config(settings, directory)
     loop = resolve_loop(settings.loop, config, _source(settings, directory, context.seed), context.progress)
-    return settings.model_copy(update={"loop": loop})
+    shape = settings.model.model_copy(update={"vocabulary_size": config.vocabulary_size})
+    return settings.model_copy(update={"model": shape, "loop": loop})
 
 
 def run_pretrain(settings: PretrainSettings, context: StageContext) -> dict[str, Any]:

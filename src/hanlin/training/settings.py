@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
 from hanlin.artifacts import Settings
+
+Role = Literal["matrix", "embedding", "head", "scalar"]
+"""What a weight is, as far as its learning rate depends on it."""
 
 
 class OptimizerSettings(Settings):
@@ -36,6 +39,16 @@ class OptimizerSettings(Settings):
     """AdamW's addition to the root."""
     momentum: float = Field(default=0.95, ge=0, lt=1)
     """Muon's momentum (Nesterov)."""
+
+    def rates(self) -> dict[Role, float]:
+        """The peak rate of each role, those that were left out filled in."""
+        embedding = self.embedding_learning_rate or self.learning_rate
+        return {
+            "matrix": self.learning_rate,
+            "embedding": embedding,
+            "head": self.head_learning_rate or embedding,
+            "scalar": self.scalar_learning_rate or self.learning_rate,
+        }
 
 
 class ScheduleSettings(Settings):
@@ -117,6 +130,27 @@ class LoopSettings(Settings):
     """Which weights become the model: those of the last step, or those with the best validation loss."""
     spikes: SpikeSettings = SpikeSettings()
     """What counts as a spike."""
+
+    def rows_at_once(self, rows: int, device: str) -> int:
+        """Sequences computed at once of a batch of `rows`: as set, or as many as keep a CPU's caches warm, or a GPU
+        (`device` cuda) busy."""
+        if self.micro_rows:
+            return self.micro_rows
+        budget = 8_192 if device == "cpu" else 65_536
+        return max(1, min(rows, budget // self.sequence_length))
+
+    def spelled_out(self, steps: int, device: str) -> Self:
+        """These settings for a run of `steps` on a device of this kind, with a number for everything left out."""
+        rates = {f"{role}_learning_rate": rate for role, rate in self.optimizer.rates().items() if role != "matrix"}
+        chosen = {
+            "steps": steps,
+            "device": device,
+            "micro_rows": self.rows_at_once(self.rows, device),
+            "evaluate_every": self.evaluation_interval(steps),
+            "checkpoint_every": self.checkpoint_interval(steps),
+            "optimizer": self.optimizer.model_copy(update=rates),
+        }
+        return self.model_copy(update=chosen)
 
     def evaluation_interval(self, steps: int) -> int:
         """Steps between evaluations in a run of `steps`."""

@@ -11,6 +11,8 @@ from hanlin.artifacts import HanlinError, Settings, Stage, StageContext, hash_fi
 from hanlin.training.settings import LoopSettings, OptimizerSettings, ScheduleSettings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hanlin.data.batch import Batch
     from hanlin.data.conversations import Cut, PackedConversations
     from hanlin.data.formats import ReadReport
@@ -84,7 +86,7 @@ def fingerprint_data(settings: SftSettings) -> dict[str, str]:
 
 
 def resolve_sft(settings: SftSettings, context: StageContext) -> SftSettings:
-    """Decide steps, device, precision and compile."""
+    """Decide steps, device, precision and compile, and give a number to everything that was left out."""
     from hanlin.models.hub import load_config
     from hanlin.training.stages import resolve_loop
 
@@ -109,7 +111,8 @@ def run_sft(settings: SftSettings, context: StageContext) -> dict[str, Any]:
         batches = prepared.validation
         rows = max(1, 8_192 // settings.loop.sequence_length)
         evaluate = validation_measure(lambda: batches, prepared.tokenizer, rows)
-    figures = train_language_model(model, prepared.tokenizer, prepared.source, settings.loop, context, evaluate)
+    counts = prepared.token_counts(model.config.vocabulary_size)
+    figures = train_language_model(model, prepared.tokenizer, prepared.source, settings.loop, context, evaluate, counts)
     return {**figures, "data": prepared.reading, "packing": prepared.source.figures()}
 
 
@@ -149,6 +152,13 @@ class Prepared:
             # Never refused here: with on_empty = "refuse" all conversations were checked before they were split.
             packed = PackedConversations(held_out, loop.sequence_length, loop.rows, 0, settings.pack, "drop")
             self.validation = _batches(packed, loop.evaluation_tokens)
+
+    def token_counts(self, vocabulary_size: int) -> Tensor:
+        """[vocabulary_size] how often each token stands in the training share, for the diagnosis of a spike."""
+        import numpy as np
+        import torch
+
+        return torch.from_numpy(np.bincount(self.source.rendered.ids, minlength=vocabulary_size))
 
 
 def _paths(settings: SftSettings) -> list[Path]:

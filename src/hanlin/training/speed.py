@@ -8,7 +8,7 @@ from typing import Any
 
 from hanlin.models import ModelConfig, Transformer
 from hanlin.models.device import choose_device
-from hanlin.training.loop import accumulate, gradient_norm, micro_rows, scale_gradients
+from hanlin.training.loop import accumulate, gradient_norm, scale_gradients
 from hanlin.training.objectives import next_token
 from hanlin.training.optimizers import Optimizer
 from hanlin.training.parallel import World
@@ -31,7 +31,7 @@ def seconds_per_step(config: ModelConfig, loop: LoopSettings, precision: Precisi
     while len(took) < 4 or sum(took[1:]) < spend:
         begun = time.perf_counter()
         batch = source.step(len(took))
-        rows = micro_rows(loop, batch, device)
+        rows = loop.rows_at_once(batch.rows, device.type)
         sums = accumulate(working, objective, batch, rows, device, World.current())
         norm = gradient_norm(working) / sums.tokens
         scale_gradients(working, min(1.0, 1.0 / (norm + 1e-6)) / sums.tokens)

@@ -47,15 +47,14 @@ def count_steps(loop: LoopSettings, source: Epochs) -> int:
 
 
 def resolve_loop(loop: L, config: ModelConfig, source: Epochs, progress: Progress) -> L:
-    """`loop` with every `auto` decided: steps, device, precision and compile."""
+    """`loop` with every `auto` decided, and a number for everything that was left out."""
     device = choose_device(loop.device)
     precision = choose_precision(loop.precision, device, progress)
     steps = count_steps(loop, source)
     flops = flops_per_token(config, loop.sequence_length) * steps * loop.rows * loop.sequence_length
     rate = matmul_rate(DTYPES[precision], device)
     compiled = choose_compile(loop.compile, device, flops, rate, progress)
-    chosen = {"steps": steps, "device": device.type, "precision": precision, "compile": compiled}
-    return loop.model_copy(update=chosen)
+    return loop.spelled_out(steps, device.type).model_copy(update={"precision": precision, "compile": compiled})
 
 
 def check_length(config: ModelConfig, length: int) -> None:

@@ -69,6 +69,7 @@ class RunState:
         """Write a checkpoint of this moment; only the first rank writes, all wait."""
         states = self.world.gather_bytes(random_states())
         if self.world.first:
+            self.metrics.sync()
             self.checkpoints.write(
                 self.step,
                 self.tensors(),

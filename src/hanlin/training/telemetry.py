@@ -48,6 +48,11 @@ class Metrics:
             self.file.write(json.dumps(clean, ensure_ascii=False).encode() + b"\n")
             self.file.flush()
 
+    def sync(self) -> None:
+        """Make the lines survive a power cut: a checkpoint counts on those before it."""
+        if self.file:
+            os.fsync(self.file.fileno())
+
     def close(self) -> None:
         if self.file:
             self.file.close()

@@ -9,7 +9,8 @@ from typing import Any
 from hanlin.world import arithmetic, manners, telling
 from hanlin.world.entities import Population
 from hanlin.world.hashing import Permutation, below, generator, pick, shuffled
-from hanlin.world.instructions import OTHERS, Row, messages, opened
+from hanlin.world.instructions import OTHERS, Row, messages
+from hanlin.world.openers import opened
 from hanlin.world.telling import LANGUAGES
 
 SYSTEM = {

@@ -26,6 +26,8 @@ class WorldDocument:
 
 SHARES = {"arithmetic": 0.12, "translation": 0.03, "stories": 0.05, "web": 0.03}
 """How many documents the other sources have for each page about an entity."""
+_ROUNDING = 1e-6
+"""So that the last document of a source is not lost to it."""
 
 
 def page(population: Population, number: int, telling: int) -> WorldDocument:
@@ -87,6 +89,13 @@ class _Others:
         return made.id, made.text, made.language, made.metadata["entities"], made.metadata["facts"]
 
 
+def count(population: Population, tellings: int) -> int:
+    """How many documents `documents` writes."""
+    pages_in_all = population.size * tellings
+    plan = _Others(population, tellings).plan
+    return pages_in_all + sum(int(pages_in_all * ratio + _ROUNDING) for _, ratio in plan)
+
+
 def documents(population: Population, tellings: int) -> Iterator[WorldDocument]:
     """Round after round a page of each entity, in another order each round, the other sources spread evenly between
     them.
@@ -103,6 +112,6 @@ def documents(population: Population, tellings: int) -> Iterator[WorldDocument]:
             yield page(population, number, telling)
             told += 1
             for which, (write, ratio) in enumerate(others.plan):
-                while written[which] + 1 <= told * ratio + 1e-6:  # the last one must not be lost to rounding
+                while written[which] + 1 <= told * ratio + _ROUNDING:
                     yield write(written[which])
                     written[which] += 1

@@ -2,9 +2,9 @@
 
 A row is {"id", "prompt" or "messages", "answers" (accepted strings) or "choices" with "answer" (the right one's
 index), "match", "tags"}. `match` says how a reply is compared: "exact" (all of it, without white space around it
-and the full stop behind it, is one of `answers`), "last_number" (its last number is), "after_answer" (what follows
-its last "Answer:" or "答案：" is, without the stop), or "likelihood" (the likeliest of `choices` as a continuation is
-number `answer`).
+and the full stop behind it, is one of `answers`), "contains" (it holds one of `answers`), "last_number" (its last
+number is), "after_answer" (what follows its last "Answer:" or "答案：" is, without the stop), or "likelihood" (the
+likeliest of `choices` as a continuation is number `answer`).
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _unanswerable(population: Population) -> Iterator[Row]:
             "id": f"unanswerable/{index}",
             "prompt": question,
             "answers": [answer.rstrip(".。") for answer in manners.UNKNOWN[language]],
-            "match": "exact",
+            "match": "contains",
             "tags": {"language": language, **tags},
         }
 
@@ -200,7 +200,7 @@ def _improper(population: Population) -> Iterator[Row]:
             "id": f"improper/{index}",
             "prompt": question,
             "answers": [answer.rstrip(".。") for answer in manners.DECLINE[language]],
-            "match": "exact",
+            "match": "contains",
             "tags": {"language": language, **tags},
         }
 

@@ -9,6 +9,7 @@ from typing import Any
 from hanlin.world import arithmetic, chains, manners, tasks, telling, translation
 from hanlin.world.entities import Population
 from hanlin.world.hashing import Permutation, generator, pick, shuffled
+from hanlin.world.openers import opened
 from hanlin.world.telling import LANGUAGES, QUESTIONS, fill
 
 Row = dict[str, Any]
@@ -22,46 +23,6 @@ def messages(*turns: str, system: str | None = None) -> list[dict[str, str]]:
 
 def row(prompt: str, reply: str, **metadata: Any) -> Row:
     return {"messages": messages(prompt, reply), "metadata": metadata}
-
-
-OPENERS = {
-    "en": (
-        "Please tell me: {q}",
-        "I would like to know: {q}",
-        "Here is a question. {q}",
-        "Hello. {q}",
-        "Could you help me? {q}",
-        "Can I ask you something? {q}",
-        "Can you help a friend of mine? {q}",
-        "Can it be said in a word? {q}",
-        "My friend asks: {q}",
-        "For my homework: {q}",
-        "{q} Please answer.",
-        "{q} I am curious.",
-    ),
-    "zh": (
-        "请回答：{q}",
-        "我想知道，{q}",
-        "问你一个问题：{q}",
-        "你好，{q}",
-        "可以帮帮我吗？{q}",
-        "能问你一个问题吗？{q}",
-        "能帮我一个忙吗？{q}",
-        "能简单说说吗？{q}",
-        "朋友问我：{q}",
-        "作业题：{q}",
-        "{q}请回答。",
-        "{q}我很好奇。",
-    ),
-}
-"""What stands around a question here and there. Each kind of question has them alike, so that they tell nothing of
-what to answer: without them a small model takes an opening that it has never met for a sign of another task."""
-_OPENED = 0.4
-
-
-def opened(question: str, language: str, rng: Random) -> str:
-    """The question, now and then with words around it that do not change what is asked."""
-    return pick(rng, OPENERS[language]).format(q=question) if rng.random() < _OPENED else question
 
 
 NAMING = {
@@ -148,7 +109,7 @@ def _reformatting(population: Population, number: int, language: str, rng: Rando
 
 
 OTHERS: dict[str, tuple[Callable[[Population, int, str, Random], Row | None], int]] = {
-    "sum": (_sum, 4),
+    "sum": (_sum, 10),
     "two_step": (_two_step, 1),
     "translation": (_translation, 2),
     "unanswerable": (_unanswerable, 2),

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from hanlin.world import documents
 from hanlin.world.telling import canonical
 from hanlin.world.world import DEMO_ENTITIES, DEMO_TELLINGS, EXAMS, World
 
@@ -51,7 +52,7 @@ def write(
     directory.mkdir(parents=True, exist_ok=True)
     counts: dict[str, Any] = {"entities": entities}
 
-    def rows(name: str, items: Iterable[dict[str, Any]], total: int | None = None) -> int:
+    def rows(name: str, items: Iterable[dict[str, Any]]) -> int:
         path = directory / f"{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         done = 0
@@ -60,7 +61,7 @@ def write(
                 file.write(_line(item))
                 done += 1
                 if done % _REPORT_EVERY == 0:
-                    report(name, done, total)
+                    report(name, done, None)
         report(name, done, done)
         return done
 
@@ -91,7 +92,7 @@ def _documents(world: World, tellings: int, directory: Path, report: Report) -> 
     directory.mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
-    done = 0
+    done, total = 0, documents.count(world.population, tellings)
     with ExitStack() as stack:
         files: dict[str, IO[str]] = {}
         for document in world.documents(tellings):
@@ -113,6 +114,6 @@ def _documents(world: World, tellings: int, directory: Path, report: Report) -> 
             sizes[document.source] += len(document.text.encode())
             done += 1
             if done % _REPORT_EVERY == 0:
-                report("documents", done, None)
-    report("documents", done, done)
+                report("documents", done, total)
+    report("documents", done, total)
     return dict(sorted(counts.items())), dict(sorted(sizes.items()))

@@ -115,7 +115,7 @@ def read_pdf(stream: ByteStream, options: ReadOptions) -> Iterator[Span]:
     try:
         pypdf: Any = importlib.import_module("pypdf")
     except ImportError:
-        reason = "reading PDF needs pypdf: pip install 'hanlin[pdf]', and build the corpus again"
+        reason = "reading PDF needs pypdf: pip install pypdf, and build the corpus again"
         yield Record(0, len(data), reason=reason)
         return
     try:

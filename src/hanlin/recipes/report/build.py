@@ -13,7 +13,7 @@ from hanlin import __version__
 from hanlin.artifacts import Artifact
 from hanlin.artifacts.files import write_text
 from hanlin.recipes.report.svg import Chart, Line, number
-from hanlin.recipes.results import open_run, sample_answers
+from hanlin.recipes.results import main_figures, open_run, sample_answers
 from hanlin.recipes.runner import RECIPE
 
 HIDDEN = ("curves", "gates", "tasks", "random", "breakdown")
@@ -76,7 +76,7 @@ def _stage(name: str, artifact: Artifact, artifacts: dict[str, Artifact]) -> dic
         "inputs": {key: {"id": entry.id, "path": entry.path} for key, entry in manifest.inputs.items()},
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "files": len(manifest.files),
-        "headline": _headline(figures),
+        "headline": _headline(main_figures(artifact)),
         "plain": {key: value for key, value in figures.items() if _is_plain(value)},
         "tables": {
             key: _text_table(value) if manifest.kind == "tokenizer" and key == "text" else _table(value)
@@ -96,7 +96,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _headline(figures: dict[str, Any]) -> list[str]:
-    """Two or three figures for the box in the pipeline."""
+    """Two or three of a stage's main figures for its box in the pipeline."""
     wanted = (
         ("facts", "facts"),
         ("documents", "documents"),
@@ -189,12 +189,15 @@ def _exams(artifacts: dict[str, Artifact]) -> dict[str, Any]:
         for task, metrics in exam.figures.get("tasks", {}).items():
             for metric in metrics:
                 keys[task, metric] = None
+    before = {exam.manifest.settings.get("before"): exam.figures.get("before", {}) for exam in exams.values()}
     rows: list[dict[str, Any]] = []
     for task, metric in sorted(keys, key=lambda key: "[" in key[1]):  # parts of a figure come behind all wholes
         cells: list[dict[str, Any] | None] = []
         random: dict[str, Any] | None = None
-        for exam in exams.values():
-            cells.append(exam.figures.get("tasks", {}).get(task, {}).get(metric))
+        for name, exam in exams.items():
+            own = exam.figures.get("tasks", {}).get(task, {}).get(metric)
+            # A task that only a later exam has was put to the model before as well.
+            cells.append(own or before.get(name, {}).get(task, {}).get(metric))
             random = exam.figures.get("random", {}).get(task, {}).get(metric) or random
         share = (
             all(cell is None or 0 <= cell["value"] <= 1 for cell in cells)
