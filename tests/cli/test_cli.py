@@ -37,6 +37,8 @@ def test_help_is_there_at_once_and_imports_nothing_heavy():
     code = f"import sys, hanlin.cli.main; print([m for m in {heavy} if m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert loaded.strip() == "[]"
+    code = "import sys, hanlin.cli.console; print('torch' in sys.modules)"  # what `hanlin results` and `lineage` need
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 
 def test_a_run_has_a_directory_a_stage_and_a_recipe_that_is_the_same_run(small_run, tmp_path):

@@ -57,7 +57,7 @@ def test_spikes_are_marked_in_the_curves(run):
     change(run, "base", curves={**curves, "spikes": [{"step": 7, "batch": 7, "reason": "loss"}]})
     page = write_report(run).read_text(encoding="utf-8")
     assert "spike at step 7" in page and "spike at step" not in calm
-    assert "1 spikes, marked in the curves" in page
+    assert "1 spike, marked in the curves" in page
 
 
 def test_a_failed_gate_and_hostile_output_are_shown_as_text(run):

@@ -160,7 +160,12 @@ def resolve_sft_with_dial(settings: SftSettings, context: StageContext) -> SftSe
     most = max(10, int(left * MARGIN / took))
     if most < planned:
         context.progress.say(f"{left / 60:.1f} minutes are left: {most} of {planned} steps fit")
-        loop = loop.model_copy(update=_intervals(settings.loop, most))
+        given = settings.loop
+        intervals = {
+            "evaluate_every": given.evaluation_interval(most),
+            "checkpoint_every": given.checkpoint_interval(most),
+        }
+        loop = loop.model_copy(update={"steps": most, **intervals})
     tokens = min(most, planned) * loop.rows * loop.sequence_length
     loop = loop.model_copy(update={"evaluation_tokens": _evaluation_tokens(settings.loop, tokens)})
     return resolved.model_copy(update={"loop": loop})
@@ -171,11 +176,6 @@ def _evaluation_tokens(given: LoopSettings, tokens: float) -> int:
     if "evaluation_tokens" in given.model_fields_set:
         return given.evaluation_tokens
     return min(given.evaluation_tokens, max(4_096, round(tokens / 200)))
-
-
-def _intervals(given: LoopSettings, steps: int) -> dict[str, int]:
-    spelled = given.spelled_out(steps, given.device)
-    return {name: getattr(spelled, name) for name in ("steps", "evaluate_every", "checkpoint_every")}
 
 
 def shape_of(width: int, layers: int, length: int) -> ModelShape:

@@ -35,7 +35,6 @@ from hanlin.artifacts import (
 )
 from hanlin.artifacts.files import write_json, write_text
 from hanlin.artifacts.store import InputEntry, content_hash, external, finish, list_files, remove
-from hanlin.models.device import choose_device
 from hanlin.recipes.provenance import code_version, environment
 from hanlin.recipes.recipe import Recipe, Step, steps
 
@@ -152,6 +151,8 @@ def _check_outside(ordered: list[Step]) -> None:
     for step in ordered:
         device = getattr(getattr(step.settings, "loop", step.settings), "device", "auto")
         if device != "auto":
+            from hanlin.models.device import choose_device  # imports torch, for which `hanlin results` should not wait
+
             choose_device(device)
         for key in step.stage.paths:
             given = getattr(step.settings, key)

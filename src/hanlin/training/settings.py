@@ -115,7 +115,8 @@ class LoopSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: a GPU if there is one."""
     deterministic: bool = True
-    """Only kernels that give the same bits each time (on a CPU they cost nothing)."""
+    """Only kernels that give the same bits each time. On a CPU they cost nothing; on a GPU those that have no such form
+    warn and are used (flash attention's backward is one), so there the bits may differ."""
     evaluate_every: int | None = Field(default=None, ge=1)
     """Steps between evaluations on validation data; left out: a tenth of the run. Always also before and after."""
     evaluation_tokens: int = Field(default=65_536, ge=1)
