@@ -1,5 +1,6 @@
 """`own-text` with one dial: from a folder of text and minutes to a model, and what is decided is decided once."""
 
+import gzip
 import json
 import shutil
 
@@ -9,6 +10,7 @@ import yaml
 from hanlin.artifacts import Artifact, HanlinError, UsageError
 from hanlin.data import rendered
 from hanlin.data.rendered import render_conversations
+from hanlin.recipes import runner
 from hanlin.recipes.recipe import load_recipe, steps
 from hanlin.recipes.runner import Reporter, run_recipe, write_recipe
 
@@ -85,6 +87,60 @@ def test_the_same_command_or_the_resolved_recipe_makes_nothing_anew(run, texts):
         watcher = Watcher()
         run_recipe(again, out, watcher)
         assert watcher.made == []
+
+
+def test_the_steps_that_fitted_are_in_the_recipe_and_are_the_same_run_elsewhere(run, tmp_path):
+    resolved = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["stages"]["base"]["loop"]
+    base = Artifact.load(run / "base")
+    assert resolved["seconds"] is None and base.manifest.begun_as is not None
+    assert resolved["steps"] == base.manifest.settings["loop"]["steps"] == base.figures["steps"]
+    run_recipe(load_recipe(str(run / "recipe.yaml"), ["exam.base.tasks=[corpus/cloze]"]), tmp_path / "again")
+    again = Artifact.load(tmp_path / "again" / "base")
+    assert (again.id, again.manifest.content) == (base.id, base.manifest.content)
+    assert again.manifest.begun_as is None
+
+
+def test_killed_before_it_is_noted_what_was_settled_nothing_is_made_anew(run, texts, tmp_path, monkeypatch):
+    out = shutil.copytree(run, tmp_path / "run", symlinks=True)
+    request = json.loads((out / "request.json").read_text(encoding="utf-8"))
+    planned = []
+    settle = runner._Ledger.settle
+
+    def killed(ledger, before, after):
+        planned.append(before)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner._Ledger, "settle", killed)
+    shutil.rmtree(out / "base")
+    request["decisions"] = {
+        key: decision for key, decision in request["decisions"].items() if decision["stage"] != "base"
+    }
+    (out / "request.json").write_text(json.dumps(request), encoding="utf-8")
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe(texts), out)
+    assert planned[0]["loop"]["seconds"] is not None
+    made = Artifact.load(out / "base").id
+    monkeypatch.setattr(runner._Ledger, "settle", settle)
+    for _ in range(2):
+        watcher = Watcher()
+        run_recipe(recipe(texts), out, watcher)
+        assert "base" not in watcher.made and Artifact.load(out / "base").id == made
+    resolved = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))["stages"]["base"]["loop"]
+    assert resolved["seconds"] is None and resolved["steps"] == Artifact.load(out / "base").figures["steps"]
+
+
+def test_how_much_fine_tuning_will_read_is_known_before_pretraining_is_planned(texts, tmp_path):
+    given = recipe(texts, "minutes=2")
+    ordered = steps(given)
+    plan = runner._Plan(given, ordered, tmp_path, Reporter(), runner._Ledger.open(tmp_path))
+    base = next(step for step in ordered if step.name == "base")
+    chats = texts.parent / "chats.jsonl"
+    assert plan.bytes_to_come(base) == 3 * chats.stat().st_size
+    packed = texts.parent / "chats.jsonl.gz"
+    packed.write_bytes(gzip.compress(chats.read_bytes()))
+    ordered = steps(recipe(texts, f"chat.data={packed}"))
+    plan = runner._Plan(given, ordered, tmp_path, Reporter(), runner._Ledger.open(tmp_path))
+    assert plan.bytes_to_come(next(step for step in ordered if step.name == "base")) is None
 
 
 def test_another_exam_is_held_without_training_again(run, texts):

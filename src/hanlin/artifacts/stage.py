@@ -38,6 +38,10 @@ class StageContext:
     progress: Progress = field(default_factory=Silent)
     seconds_left: float | None = None
     """What is left of the recipe's `minutes` when a stage's settings are resolved; None: no limit was given."""
+    later_seconds: float = 0.0
+    """What beside it is kept free for the stages that train after this one."""
+    later_bytes: float | None = None
+    """The most text that they will read, each pass over it counted; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,12 @@ class Stage(Generic[S]):
     """Replaces every `auto` by a number before the stage runs, by measuring the machine if need be. It is called once:
     the answer is kept in the run's directory and in its recipe.yaml, so that a run that is resumed or repeated does
     the same. What it leaves in its `context.workdir` is there when `run` begins on those settings."""
+    settle: Callable[[S, dict[str, Any]], S] | None = None
+    """From the settings and the figures of work that is done: the settings with which it is the same work again, for a
+    stage that decided one of them on the way (how many steps fitted the time). The artifact is known by them."""
+    reads: Callable[[S, dict[str, Artifact]], float | None] | None = None
+    """The most bytes of text that a stage that trains will read, each pass counted, from its settings and those of its
+    inputs that are made already; None where it can't be known. What a small stage leaves of its time goes to others."""
     version: int = 1
     """Raised when the same settings begin to give another result."""
     transient: tuple[str, ...] = ()

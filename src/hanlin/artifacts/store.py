@@ -53,6 +53,8 @@ class Manifest(BaseModel):
     figures: dict[str, Any]
     started: str
     seconds: float
+    begun_as: str | None = None
+    """The id under which the work began, when it settled one of its own settings on the way (`Stage.settle`)."""
     files: dict[str, FileEntry]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hanlin.artifacts import HanlinError
-from hanlin.corpus.stream import ByteStream
+from hanlin.corpus.stream import ByteStream, compression_of
 
 _LONGEST_LINE = 1 << 30
 _ARROW_STREAM = b"\xff\xff\xff\xff"
@@ -121,6 +121,14 @@ def read_rows(path: Path) -> tuple[str, Iterator[Row | BadRow]]:
             f". Known: {_PLAIN}. (Plain text for pretraining goes to a corpus stage.)",
         )
     return f"{kind}, {compression}" if compression else kind, rows
+
+
+def plain_bytes(path: Path) -> int | None:
+    """The size of a file whose rows stand there as text; None for one that holds more text than its size says."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    packed = compression_of(head) is not None or head.startswith((b"PAR1", b"ARROW1", _ARROW_STREAM))
+    return None if packed else path.stat().st_size
 
 
 def _first_text(path: Path) -> tuple[str, str]:

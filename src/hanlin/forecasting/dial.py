@@ -1,7 +1,9 @@
 """One dial: from `minutes` to the model's shape, the batch, the steps and the learning rates.
 
 The machine is measured for a few seconds by training steps of the shapes in question on the run's own data. Among the
-shapes, the one with the least expected loss in the time is taken (`loss.py`).
+shapes, the one with the least expected loss in the time is taken (`loss.py`). A machine that others share, or that
+grows hot, does not keep the speed of those seconds: the number of steps stays open until the decay
+(`training.horizon`).
 """
 
 from __future__ import annotations
@@ -10,12 +12,15 @@ import dataclasses
 import itertools
 import math
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hanlin.artifacts import HanlinError, StageContext
 from hanlin.training.pretrain import PRETRAIN_STAGE, ModelShape, PretrainSettings, model_config, resolve_pretrain
-from hanlin.training.settings import LoopSettings
+from hanlin.training.settings import MOST_DECAY, LoopSettings
 from hanlin.training.sft import SFT_STAGE, SftSettings, resolve_sft
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HEAD = 64
 SHAPES = (
@@ -34,7 +39,11 @@ MEASURE_SHARE, MEASURE_SECONDS = 0.006, 1.5
 MEASUREMENTS = 5
 """At most so many are made."""
 MARGIN = 0.98
-"""Share of the time that is planned for: evaluations, checkpoints and a machine that slows down take the rest."""
+"""Share of the time that is planned for: loading and saving take the rest."""
+TOKENS_OF_CHAT, LATER_SECONDS = 1.3, 10.0
+"""Tokens that fine-tuning reads for each that its text has (turns' marks, padding), and seconds for reading it."""
+MOST_STEPS = 2.0
+"""Steps that may be done if the machine turns out faster, times those planned."""
 
 
 def resolve_with_dial(settings: PretrainSettings, context: StageContext) -> PretrainSettings:
@@ -66,7 +75,8 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
         raise HanlinError(
             f"of the time given, {seconds:.0f} seconds are left for training: give more minutes, or less text."
         )
-    shards = TokenShards.open(context.inputs["data"].path)
+    directory = context.inputs["data"].path
+    shards = TokenShards.open(directory)
     length = settings.loop.sequence_length
     begun = time.perf_counter()
     device = choose_device(settings.loop.device)
@@ -74,22 +84,33 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
     unique = int(shards.offsets[-1])
     given = settings.model
     shapes = [given] if given != "auto" else [shape_of(width, layers, length) for width, layers in SHAPES]
-    directory = context.inputs["data"].path
     configs = [model_config(settings.model_copy(update={"model": shape}), directory) for shape in shapes]
     speeds: dict[int, float] = {}  # index of a measured shape → FLOP/s
     measured: dict[int, int] = {}  # index of a measured shape → rows of its steps
     loop = settings.loop.model_copy(update={"precision": precision})
     compiled = repays(seconds, device) if loop.compile == "auto" else loop.compile
 
-    def usable() -> float:
+    tokens_to_come = None if context.later_bytes is None else context.later_bytes * TOKENS_OF_CHAT / density(directory)
+
+    def seconds_left(index: int) -> float:
+        """This stage's part of the time, and what the stages after it will leave of theirs to a shape as fast."""
+        left = seconds - (time.perf_counter() - begun)
+        if tokens_to_come is None:
+            return left
+        needed = LATER_SECONDS + tokens_to_come * flops_per_token(configs[index], length) / _speed(
+            speeds, index, configs, length
+        )
+        return left + max(0.0, context.later_seconds - needed)
+
+    def usable(index: int) -> float:
         """Seconds of uncompiled steps, which is how they are measured, in the time that measuring has left."""
-        left = (seconds - (time.perf_counter() - begun)) * MARGIN
+        left = seconds_left(index) * MARGIN
         return without_compiling(left, device) if compiled else left
 
     def forecast(index: int) -> tuple[float, float]:
         """Expected loss and tokens of a shape in the time left."""
         config = configs[index]
-        tokens = usable() * _speed(speeds, index, configs, length) / flops_per_token(config, length)
+        tokens = usable(index) * _speed(speeds, index, configs, length) / flops_per_token(config, length)
         return expected_loss(matrix_parameters(config), tokens, unique), tokens
 
     def rows_of(index: int) -> int:
@@ -119,13 +140,23 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
     tokens = forecast(best)[1]
     compute = tokens * flops_per_token(config, length)
     rows = measured[best]
+    given_loop, most = settings.loop, math.inf
     steps = max(10, round(tokens / (rows * length)))
-    if "epochs" in settings.loop.model_fields_set:
-        steps = min(steps, count_steps(settings.loop, PackedTokens(shards, length, rows, 0)))
-    loop = settings.loop.model_copy(
+    if "epochs" in given_loop.model_fields_set:
+        most = count_steps(given_loop, PackedTokens(shards, length, rows, 0))
+        steps = min(steps, most)
+    schedule, until = given_loop.schedule, seconds_left(best)
+    if given_loop.seconds is not None:
+        until = min(until, given_loop.seconds / MARGIN)
+    is_open = schedule.name == "wsd" and schedule.decay_fraction <= MOST_DECAY
+    loop = given_loop.model_copy(
         update={
             "rows": rows,
-            "steps": steps,
+            "steps": min(most, round(MOST_STEPS * steps)) if is_open else steps,
+            "seconds": round(until * MARGIN, 1) if is_open else None,
+            "schedule": schedule.model_copy(update={"warmup_steps": schedule.warmup(steps)}),
+            "evaluate_every": given_loop.evaluation_interval(steps),
+            "checkpoint_every": given_loop.checkpoint_interval(steps),
             "precision": precision,
             "compile": compiled,
             "evaluation_tokens": _evaluation_tokens(settings.loop, tokens),
@@ -133,8 +164,8 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
         }
     )
     context.progress.say(
-        f"{seconds / 60:.1f} minutes for training: {shape.layers} layers × {shape.hidden_size}, "
-        f"{matrix_parameters(config) / 1e6:.1f}M weights, {steps:,} steps of {rows} × {length} tokens = "
+        f"{until / 60:.1f} minutes for training: {shape.layers} layers × {shape.hidden_size}, "
+        f"{matrix_parameters(config) / 1e6:.1f}M weights, about {steps:,} steps of {rows} × {length} tokens = "
         f"{steps * rows * length / 1e6:.1f}M ({steps * rows * length / unique:.2f} of the data) at "
         f"{speeds[best] / flops_per_token(config, length):,.0f} tokens/s measured"
         f"{', compiled' if compiled else ''}"
@@ -169,6 +200,18 @@ def resolve_sft_with_dial(settings: SftSettings, context: StageContext) -> SftSe
     tokens = min(most, planned) * loop.rows * loop.sequence_length
     loop = loop.model_copy(update={"evaluation_tokens": _evaluation_tokens(settings.loop, tokens)})
     return resolved.model_copy(update={"loop": loop})
+
+
+def density(tokens: Path) -> float:
+    """Bytes that a token of a tokens stage's training text has on average."""
+    import numpy as np
+
+    from hanlin.tokenization import Tokenizer
+
+    tokenizer = Tokenizer.load(tokens / "tokenizer")
+    counts = np.load(tokens / "token_counts.npy")
+    lengths = np.array([len(tokenizer.token_bytes(token)) for token in range(len(counts))])
+    return float((counts * lengths).sum() / counts.sum())
 
 
 def _evaluation_tokens(given: LoopSettings, tokens: float) -> int:

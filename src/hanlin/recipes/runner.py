@@ -90,6 +90,13 @@ class _Ledger:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return _Ledger(path, stored["decisions"], stored["seconds"])
 
+    def settle(self, before: dict[str, Any], after: dict[str, Any]) -> None:
+        """Replace settings that were decided by those that the work then settled on."""
+        for decision in self.decisions.values():
+            if decision["settings"] == before:
+                decision["settings"] = after
+        self.save()
+
     def save(self) -> None:
         write_json(self.path, {"decisions": self.decisions, "seconds": self.seconds})
 
@@ -111,6 +118,8 @@ def run_recipe(recipe: Recipe, directory: Path, reporter: Reporter | None = None
             ordered[place] = _resolve(step, plan)
             write_recipe(recipe, ordered, directory / RECIPE)
             artifact = plan.made[step.name] = _make(ordered[place], plan)
+            ordered[place] = _settle(ordered[place], artifact, plan)
+            write_recipe(recipe, ordered, directory / RECIPE)
             remove(plan.scratch(step))
             failed = [gate for gate in artifact.figures.get("gates", []) if not gate.get("passed", True)]
             if failed:
@@ -210,6 +219,19 @@ class _Plan:
         weights = self.training_to_come(step)
         return (whole - spent - exams) * weights[step.name] / sum(weights.values())
 
+    def bytes_to_come(self, step: Step) -> float | None:
+        """The most text that the stages which train after this one will read; None where it is not known."""
+        total = 0.0
+        for other in self.ordered[self._place(step) + 1 :]:
+            if not other.stage.trains:
+                continue
+            made = {key: self.made[name] for key, name in other.inputs.items() if name in self.made}
+            size = other.stage.reads(other.settings, made) if other.stage.reads else None
+            if size is None:
+                return None
+            total += size
+        return total
+
     def _place(self, step: Step) -> int:
         return next(place for place, other in enumerate(self.ordered) if other.name == step.name)
 
@@ -241,11 +263,25 @@ def _resolve(step: Step, plan: _Plan) -> Step:
     scratch.mkdir(parents=True)
     started = time.perf_counter()
     progress = plan.reporter.begin(step.name, step.stage.kind, resumed=False)
-    settings = step.stage.resolve(step.settings, StageContext(scratch, inputs, step.seed, progress, seconds_left=left))
+    context = StageContext(scratch, inputs, step.seed, progress)
+    if left is not None:
+        weights = plan.training_to_come(step)
+        context.seconds_left, context.later_bytes = left, plan.bytes_to_come(step)
+        context.later_seconds = left * (sum(weights.values()) / weights[step.name] - 1)
+    settings = step.stage.resolve(step.settings, context)
     ledger.decisions[key] = {"stage": step.name, "settings": settings.model_dump(mode="json")}
     ledger.seconds[_measuring(step.name)] = time.perf_counter() - started
     ledger.save()
     return replace(step, settings=settings)
+
+
+def _settle(step: Step, artifact: Artifact, plan: _Plan) -> Step:
+    """The step with the settings on which its work settled; from now on they are the ones that were decided."""
+    if artifact.manifest.begun_as != identify(step, plan.inputs(step), plan.fingerprint(step)):
+        return step
+    after = artifact.manifest.settings
+    plan.ledger.settle(step.settings.model_dump(mode="json"), after)
+    return replace(step, settings=step.stage.settings.model_validate_json(json.dumps(after)))
 
 
 def _make(step: Step, plan: _Plan) -> Artifact:
@@ -256,7 +292,8 @@ def _make(step: Step, plan: _Plan) -> Artifact:
     old = directory / ".superseded"
     _clear_unfinished(directory, step.name, identity)
     found = _load_if_whole(final)
-    if found and found.id == identity:
+    # Killed between the artifact's end and the ledger's note of what it settled on, it is known by how it began.
+    if found and identity in (found.id, found.manifest.begun_as):
         for name in step.stage.transient:
             remove(final / name)
         reporter.end(step.name, found, reused=True)
@@ -293,13 +330,17 @@ def _build(step: Step, inputs: dict[str, Artifact], identity: str, plan: _Plan) 
     finally:
         seconds = clock.stop()
     files = list_files(workdir, skip=step.stage.transient)
+    settled = step
+    if step.stage.settle is not None:
+        settled = replace(step, settings=step.stage.settle(step.settings, figures))
+    settled_identity = identify(settled, inputs, plan.fingerprint(step))
     manifest = Manifest(
-        id=identity,
+        id=settled_identity,
         content=content_hash({name: entry for name, entry in files.items() if name not in step.stage.journal}),
         stage=step.name,
         kind=step.stage.kind,
         version=step.stage.version,
-        settings=step.settings.model_dump(mode="json"),
+        settings=settled.settings.model_dump(mode="json"),
         seed=step.seed,
         inputs={
             key: InputEntry(
@@ -315,6 +356,7 @@ def _build(step: Step, inputs: dict[str, Artifact], identity: str, plan: _Plan) 
         figures=figures,
         started=started,
         seconds=seconds,
+        begun_as=None if settled_identity == identity else identity,
         files=files,
     )
     artifact = finish(workdir, final, manifest)

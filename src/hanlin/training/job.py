@@ -20,6 +20,7 @@ class Job:
     objective: Objective
     source: Source
     steps: int
+    """Optimiser steps; with a time limit (`LoopSettings.seconds`) the most that are done."""
     flops_per_token: float = 0.0
     """Forward and backward, for each position computed; 0: not known."""
     evaluate: Callable[[Any], dict[str, float]] | None = None

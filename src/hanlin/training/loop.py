@@ -23,6 +23,7 @@ from hanlin.models.device import choose_device
 from hanlin.models.memory import keep_freed_memory
 from hanlin.training.checkpoints import Checkpoints, seed_everything
 from hanlin.training.compiling import choose_compile, compile_blocks, uncompiled, undo_compile
+from hanlin.training.horizon import Horizon
 from hanlin.training.interruption import Interruption, deterministic
 from hanlin.training.job import Job
 from hanlin.training.objectives import Objective, Rows
@@ -30,7 +31,6 @@ from hanlin.training.optimizers import Optimizer
 from hanlin.training.parallel import World
 from hanlin.training.precision import DTYPES, WorkingCopy, choose_precision, matmul_rate
 from hanlin.training.recovery import recover
-from hanlin.training.schedules import rate_factor
 from hanlin.training.settings import LoopSettings
 from hanlin.training.spikes import Detector, batch_of_step
 from hanlin.training.state import RunState, clear_stale_reports
@@ -60,7 +60,9 @@ def train(job: Job, settings: LoopSettings, workdir: Path, seed: int, progress: 
         checkpoints=checkpoints,
         metrics=Metrics(workdir / "metrics.jsonl", write=world.first),
         world=world,
+        horizon=Horizon(settings, job.steps),
     )
+    horizon = run.horizon
     evaluate_every = settings.evaluation_interval(job.steps)
     point_every = settings.checkpoint_interval(job.steps)
     with deterministic(settings.deterministic), Interruption() as interruption:
@@ -72,7 +74,11 @@ def train(job: Job, settings: LoopSettings, workdir: Path, seed: int, progress: 
         if decisions["compile"]:
             compile_blocks(run.working.module)
 
-        while run.step < job.steps:
+        while run.step < horizon.steps:
+            if horizon.open and world.any(horizon.due(run.step, run.seconds)):
+                horizon.fix(horizon.last_with_decay_from(run.step))
+                run.save(point=False)
+                progress.say(f"the learning rate falls from here: {horizon.steps:,} steps fit the time")
             begun = time.perf_counter()
             position = batch_of_step(run.step, run.skipped)
             batch: Rows = job.source.step(position, world.rank, world.ranks)
@@ -91,7 +97,7 @@ def train(job: Job, settings: LoopSettings, workdir: Path, seed: int, progress: 
             clip = settings.gradient_clip
             shrink = min(1.0, clip / (norm + 1e-6)) if clip else 1.0
             scale_gradients(run.working, shrink / sums.tokens)
-            factor = rate_factor(settings.schedule, run.step, job.steps)
+            factor = horizon.rate_factor(run.step)
             run.optimizer.step(factor)
             run.working.clear()
             run.working.refresh()
@@ -116,15 +122,17 @@ def train(job: Job, settings: LoopSettings, workdir: Path, seed: int, progress: 
             )
             run.step += 1
 
-            best = _evaluate(job, run) if run.step % evaluate_every == 0 or run.step == job.steps else False
-            point = run.step % point_every == 0 or run.step == job.steps
+            best = _evaluate(job, run) if run.step % evaluate_every == 0 or run.step == horizon.steps else False
+            point = run.step % point_every == 0 or run.step == horizon.steps
             late = time.perf_counter() - run.saved > settings.checkpoint_minutes * 60
             stop = world.any(interruption.asked)
             if point or best or stop or world.any(late):
                 run.save(point=point)
-            progress.update(run.step, job.steps, _note(run, job, loss, sums.positions / took))
+            progress.update(run.step, horizon.expected, _note(run, job, loss, sums.positions / took))
             if stop:
-                progress.say(f"stopped after step {run.step} of {job.steps}; the same command goes on from there")
+                progress.say(
+                    f"stopped after step {run.step} of {horizon.expected}; the same command goes on from there"
+                )
                 raise KeyboardInterrupt
 
     undo_compile(run.working.module)
@@ -259,7 +267,7 @@ def _figures(
         "steps": run.step,
         "tokens": run.tokens,
         "trained_tokens": run.trained_tokens,
-        "epochs": (job.steps + len(run.skipped)) / job.source.steps_per_epoch,
+        "epochs": (run.step + len(run.skipped)) / job.source.steps_per_epoch,
         "seconds": seconds,
         "tokens_per_second": run.computed_tokens / seconds,
         "flops": flops,

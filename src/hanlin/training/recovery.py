@@ -12,7 +12,6 @@ from hanlin.artifacts import HanlinError, Progress, write_json
 from hanlin.training.compiling import uncompiled
 from hanlin.training.diagnosis import Facts, diagnose
 from hanlin.training.job import Job
-from hanlin.training.schedules import rate_factor
 from hanlin.training.settings import LoopSettings
 from hanlin.training.spikes import documents_of, hardest_tokens, in_a_row, rare_share, robust, standing_out
 from hanlin.training.state import RunState
@@ -48,7 +47,7 @@ def recover(
         "in_a_row": row,
         "rolled_back_to": target,
         "skipped": skipped,
-        "learning_rate": run.optimizer.rates["matrix"] * rate_factor(settings.schedule, run.step, job.steps),
+        "learning_rate": run.optimizer.rates["matrix"] * run.horizon.rate_factor(run.step),
         **look_into(job, run, batch, position),
     }
     run.working.clear()
@@ -120,8 +119,8 @@ def _facts(job: Job, settings: LoopSettings, run: RunState) -> Facts:
     return Facts(
         precision=run.working.precision,
         median_loss=robust(run.detector.losses)[0] if run.detector.losses else None,
-        schedule_factor=rate_factor(settings.schedule, run.step, job.steps),
-        warmup=run.step < round(settings.schedule.warmup_fraction * job.steps),
+        schedule_factor=run.horizon.rate_factor(run.step),
+        warmup=run.step < run.horizon.warmup,
         peak_rate=settings.optimizer.learning_rate,
         clip=settings.gradient_clip,
         model=job.facts,

@@ -14,17 +14,24 @@ def rate_factor(settings: ScheduleSettings, step: int, steps: int) -> float:
     the decay's share x done (Hägele et al. 2024, eq. 1). cosine: (1 + cos πx) / 2 after the warm-up. The decays end at
     `final_fraction`, which the step after the last one would have.
     """
-    warmup = round(settings.warmup_fraction * steps)
+    warmup = settings.warmup(steps)
     if step < warmup:
         return (step + 1) / warmup
     final = settings.final_fraction
     if settings.name == "cosine":
         done = (step - warmup) / max(1, steps - warmup)
         return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    decay = min(round(settings.decay_fraction * steps), steps - warmup)
-    start = steps - decay
-    if step < start or decay == 0:
+    start = decay_start(settings, steps)
+    if step < start or start == steps:
         return 1.0
-    done = min(1.0, (step - start) / decay)
+    done = min(1.0, (step - start) / (steps - start))
     left = 1 - (math.sqrt(done) if settings.decay_shape == "1-sqrt" else done)
     return final + (1 - final) * left
+
+
+def decay_start(settings: ScheduleSettings, steps: int) -> int:
+    """wsd: the step (from 0) from which the rate falls in a run of `steps`; `steps` itself for one that never does.
+
+    One step more in the run moves it by one or not at all.
+    """
+    return max(steps - round(settings.decay_fraction * steps), min(settings.warmup(steps), steps))

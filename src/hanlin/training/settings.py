@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hanlin.artifacts import Settings
 
 Role = Literal["matrix", "embedding", "head", "scalar"]
 """What a weight is, as far as its learning rate depends on it."""
+MOST_DECAY = 0.8
+"""Largest share of decay with which a run's number of steps may stay open until it begins."""
 
 
 class OptimizerSettings(Settings):
@@ -58,12 +60,18 @@ class ScheduleSettings(Settings):
     """wsd: warm-up, constant, decay (Hu et al. 2024, MiniCPM). cosine: warm-up, half a cosine (Loshchilov 2017)."""
     warmup_fraction: float = Field(default=0.02, ge=0, le=1)
     """Share of the steps in which the rate rises linearly."""
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """Steps in which the rate rises; left out: `warmup_fraction` of them."""
     decay_fraction: float = Field(default=0.4, ge=0, le=1)
     """wsd: share of the steps in which the rate falls."""
     decay_shape: Literal["1-sqrt", "linear"] = "1-sqrt"
     """wsd: form of the fall; 1-sqrt was best in Hägele et al. 2024."""
     final_fraction: float = Field(default=0.0, ge=0, le=1)
     """What remains of the peak rate at the end."""
+
+    def warmup(self, steps: int) -> int:
+        """Steps in which the rate rises, in a run of `steps`."""
+        return round(self.warmup_fraction * steps) if self.warmup_steps is None else self.warmup_steps
 
 
 class SpikeSettings(Settings):
@@ -94,6 +102,9 @@ class LoopSettings(Settings):
     """Optimiser steps; left out: as many as `epochs` takes."""
     epochs: float = Field(default=1.0, gt=0)
     """Passes over the data, where `steps` is left out."""
+    seconds: float | None = Field(default=None, gt=0)
+    """Time to end in, if the steps would take longer: under wsd the decay then begins when the time left is what it
+    takes. The number of steps that this gives is kept, so that the run can be repeated. The dial sets it."""
     rows: int = Field(default=16, ge=1)
     """Sequences in a step, over all ranks and micro-batches."""
     sequence_length: int = Field(default=512, ge=2)
@@ -132,6 +143,15 @@ class LoopSettings(Settings):
     spikes: SpikeSettings = SpikeSettings()
     """What counts as a spike."""
 
+    @model_validator(mode="after")
+    def _time_needs_an_open_end(self) -> Self:
+        if self.seconds is not None and (self.schedule.name != "wsd" or self.schedule.decay_fraction > MOST_DECAY):
+            raise ValueError(
+                f"seconds needs the schedule wsd with a decay_fraction of at most {MOST_DECAY}: only while the rate is "
+                "constant can the number of steps be left open."
+            )
+        return self
+
     def rows_at_once(self, rows: int, device: str) -> int:
         """Sequences computed at once of a batch of `rows`: as set, or as many as keep a CPU's caches warm, or a GPU
         (`device` cuda) busy."""
@@ -150,6 +170,7 @@ class LoopSettings(Settings):
             "evaluate_every": self.evaluation_interval(steps),
             "checkpoint_every": self.checkpoint_interval(steps),
             "optimizer": self.optimizer.model_copy(update=rates),
+            "schedule": self.schedule.model_copy(update={"warmup_steps": self.schedule.warmup(steps)}),
         }
         return self.model_copy(update=chosen)
 

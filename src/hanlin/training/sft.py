@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from hanlin.artifacts import HanlinError, Settings, Stage, StageContext, hash_file, write_json
+from hanlin.artifacts import Artifact, HanlinError, Settings, Stage, StageContext, hash_file, write_json
 from hanlin.training.settings import LoopSettings, OptimizerSettings, ScheduleSettings
 
 if TYPE_CHECKING:
@@ -114,6 +114,26 @@ def run_sft(settings: SftSettings, context: StageContext) -> dict[str, Any]:
     counts = prepared.token_counts(model.config.vocabulary_size)
     figures = train_language_model(model, prepared.tokenizer, prepared.source, settings.loop, context, evaluate, counts)
     return {**figures, "data": prepared.reading, "packing": prepared.source.figures()}
+
+
+def bytes_to_read(settings: SftSettings, inputs: dict[str, Artifact]) -> float | None:
+    """The most text that fine-tuning reads: its files, with all their marks, times the epochs."""
+    from hanlin.data.rows import data_files, plain_bytes
+
+    if settings.loop.steps is not None:
+        return None
+    files = [file for path in _paths(settings) for file in data_files(path)]
+    if settings.world is not None:
+        files += [inputs["world"].path / name for name in WORLD_FILES]
+    sizes = [plain_bytes(file) for file in files]
+    return None if None in sizes else settings.loop.epochs * sum(size or 0 for size in sizes)
+
+
+def settle_sft(settings: SftSettings, figures: dict[str, Any]) -> SftSettings:
+    """The settings with which the same run comes again."""
+    from hanlin.training.stages import settle_loop
+
+    return settings.model_copy(update={"loop": settle_loop(settings.loop, figures)})
 
 
 class Prepared:
@@ -263,6 +283,8 @@ SFT_STAGE = Stage(
     paths=("data",),
     fingerprint=fingerprint_data,
     resolve=resolve_sft,
+    settle=settle_sft,
+    reads=bytes_to_read,
     transient=("checkpoints",),
     journal=("metrics.jsonl",),
     trains=True,

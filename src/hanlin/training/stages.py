@@ -79,11 +79,9 @@ def train_language_model(
     world = World.current()
     config = model.config
     steps = count_steps(loop, source)
-    epochs = source.epochs_at(steps)
-    warnings: list[str] = []
-    if epochs > WARN_EPOCHS:
-        warnings.append(f"{steps} steps read the data {epochs:.2f} times: repeated text teaches less each time")
-        context.progress.say(f"warning: {warnings[-1]}")
+    warnings = [] if loop.seconds else repetition(steps, source.epochs_at(steps))
+    for warning in warnings:
+        context.progress.say(f"warning: {warning}")
     if evaluate is None:
         warnings.append("there is no validation data, so nothing was evaluated while training")
         context.progress.say(f"warning: {warnings[-1]}")
@@ -106,8 +104,22 @@ def train_language_model(
     world.barrier()
     total = sum(parameter.numel() for parameter in model.parameters())
     embedding = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Embedding))
-    figures["epochs"] = source.epochs_at(steps + len(figures["skipped_batches"]))
+    if loop.seconds:
+        warnings += repetition(figures["steps"], source.epochs_at(figures["steps"]))
+    figures["epochs"] = source.epochs_at(figures["steps"] + len(figures["skipped_batches"]))
     return {**figures, "parameters": {"total": total, "non_embedding": total - embedding}, "warnings": warnings}
+
+
+def repetition(steps: int, epochs: float) -> list[str]:
+    """A warning, when `steps` read the data more than once."""
+    if epochs <= WARN_EPOCHS:
+        return []
+    return [f"{steps} steps read the data {epochs:.2f} times: repeated text teaches less each time"]
+
+
+def settle_loop(loop: L, figures: dict[str, Any]) -> L:
+    """The loop with which the same run comes again, whatever the clock says: with the steps that its time allowed."""
+    return loop if loop.seconds is None else loop.model_copy(update={"steps": figures["steps"], "seconds": None})
 
 
 def validation_measure(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hanlin.artifacts import HanlinError, Progress
 from hanlin.training.checkpoints import Checkpoints, random_states, restore_random_states
+from hanlin.training.horizon import Horizon
 from hanlin.training.optimizers import Optimizer
 from hanlin.training.parallel import World
 from hanlin.training.precision import WorkingCopy
@@ -29,6 +30,7 @@ class RunState:
     checkpoints: Checkpoints
     metrics: Metrics
     world: World
+    horizon: Horizon
     step: int = 0
     """Steps done."""
     tokens: int = 0
@@ -75,6 +77,7 @@ class RunState:
                 self.tensors(),
                 {
                     "point": point,
+                    "steps": None if self.horizon.open else self.horizon.steps,
                     "best": self.best,
                     "validations": self.validations,
                     "tokens": self.tokens,
@@ -102,6 +105,8 @@ class RunState:
             self.metrics.cut(0)
             return False
         state = self._take(steps[-1])
+        if state["steps"] is not None:
+            self.horizon.fix(state["steps"])
         self.spikes = state["spikes"]
         self.computed_tokens = state["computed_tokens"]
         self.seconds_before = max(state["seconds"], self.metrics.cut(state["metrics_length"]))
@@ -110,7 +115,8 @@ class RunState:
         return True
 
     def roll_back(self, step: int) -> None:
-        """Return to the checkpoint of `step`. The spikes, and the time and work spent, are not forgotten.
+        """Return to the checkpoint of `step`. The spikes, the time and work spent, and how many steps that left,
+        are not forgotten.
 
         Metrics of the steps given up are removed; a line for each spike that the checkpoint did not know replaces them.
         """
