@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanlin.artifacts import HanlinError
-from hanlin.data.rows import BadRow, Row, data_files, read_rows
+from hanlin.data.rows import BadRow, Row, data_files, plain_bytes, read_rows
 
 ROWS = [{"text": "one", "n": "1"}, {"text": "two\nlines, 二", "n": "2"}, {"text": 'a "quoted" one', "n": "3"}]
 
@@ -57,6 +57,7 @@ def test_text_containers(tmp_path: Path, kind: str, compression: str, mark: byte
     assert container == (f"{kind}, {compression}" if compression else kind)
     assert [row.value for row in rows if isinstance(row, Row)] == ROWS
     assert [row.number for row in rows] == [1, 2, 3]
+    assert plain_bytes(tmp_path / "named-wrong.txt") == (None if compression else len(data))
 
 
 def test_columnar_containers(tmp_path: Path):
@@ -69,6 +70,7 @@ def test_columnar_containers(tmp_path: Path):
         container, rows = read_rows(tmp_path / name)
         assert container == kind
         assert [row.value for row in rows if isinstance(row, Row)] == ROWS
+        assert plain_bytes(tmp_path / name) is None
 
 
 def test_objects_over_several_lines(tmp_path: Path):

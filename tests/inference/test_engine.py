@@ -112,13 +112,14 @@ def test_prompts_read_in_pieces(name: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("precision", [torch.float64, torch.float32])
-def test_decode_step_is_the_models_own_forward(name: str, precision: torch.dtype) -> None:
+@pytest.mark.parametrize("rows", [1, 3])
+def test_decode_step_is_the_models_own_forward(name: str, precision: torch.dtype, rows: int) -> None:
     """The step that is written flat, and `Transformer.hidden`, position by position."""
     import copy
 
     model = copy.deepcopy(small(name)).to(precision)
     runner = Runner(model, DecodeStep(model, precision), 4, 4096)
-    given = prompts([4, 11, 7], seed=5)
+    given = prompts([4, 11, 7], seed=5)[:rows]
     with torch.inference_mode():
         runner.prefill([prompt[:-3] for prompt in given], 0)
         for back in (3, 2, 1):

@@ -7,12 +7,15 @@ import shutil
 import pytest
 import yaml
 
-from hanlin.artifacts import Artifact, HanlinError, UsageError
+from hanlin.artifacts import Artifact, HanlinError, StageContext, UsageError
 from hanlin.data import rendered
 from hanlin.data.rendered import render_conversations
+from hanlin.forecasting import dial
 from hanlin.recipes import runner
 from hanlin.recipes.recipe import load_recipe, steps
 from hanlin.recipes.runner import Reporter, run_recipe, write_recipe
+from hanlin.training.pretrain import PretrainSettings
+from hanlin.training.settings import LoopSettings
 
 MINUTES = 0.5
 
@@ -106,7 +109,7 @@ def test_killed_before_it_is_noted_what_was_settled_nothing_is_made_anew(run, te
     planned = []
     settle = runner._Ledger.settle
 
-    def killed(ledger, before, after):
+    def killed(ledger, name, before, after):
         planned.append(before)
         raise KeyboardInterrupt
 
@@ -138,9 +141,41 @@ def test_how_much_fine_tuning_will_read_is_known_before_pretraining_is_planned(t
     assert plan.bytes_to_come(base) == 3 * chats.stat().st_size
     packed = texts.parent / "chats.jsonl.gz"
     packed.write_bytes(gzip.compress(chats.read_bytes()))
-    ordered = steps(recipe(texts, f"chat.data={packed}"))
+    for words in ((f"chat.data={packed}",), ("chat.pack=false",), ("chat.loop.steps=3",), (f"chat.world={tmp_path}",)):
+        ordered = steps(recipe(texts, *words))
+        plan = runner._Plan(given, ordered, tmp_path, Reporter(), runner._Ledger.open(tmp_path))
+        assert plan.bytes_to_come(next(step for step in ordered if step.name == "base")) is None
+
+
+def test_fine_tuning_keeps_half_of_its_share_when_pretraining_took_all_the_time(run, texts, tmp_path):
+    given = recipe(texts, "minutes=10")
+    ordered = steps(given)
     plan = runner._Plan(given, ordered, tmp_path, Reporter(), runner._Ledger.open(tmp_path))
-    assert plan.bytes_to_come(next(step for step in ordered if step.name == "base")) is None
+    base, chat = (next(step for step in ordered if step.name == name) for name in ("base", "chat"))
+    made = {step.name: Artifact.load(run / step.name) for step in ordered[: ordered.index(chat)]}
+    plan.made = {name: artifact for name, artifact in made.items() if name not in ("base", "base-exam")}
+    whole = plan.seconds_left(base)
+    assert 0.8 * 540 * 0.9 < whole <= 0.8 * 540
+    plan.made = made
+    slow = made["base"].manifest.model_copy(update={"seconds": 700.0})
+    plan.made["base"] = Artifact(made["base"].path, slow)
+    assert plan.seconds_left(chat) == pytest.approx(0.5 * 0.2 * 600)
+    quick = made["base"].manifest.model_copy(update={"seconds": 300.0})
+    plan.made["base"] = Artifact(made["base"].path, quick)
+    assert plan.seconds_left(chat) > 200
+
+
+def test_what_fine_tuning_will_not_need_of_its_time_is_pretrainings(run):
+    context = StageContext(run, {"data": Artifact.load(run / "tokens")}, seconds_left=8.0, later_seconds=30.0)
+    settings = PretrainSettings(data="tokens", model="auto", loop=LoopSettings(sequence_length=128))
+    kept = {}
+    for later_bytes in (None, 1e9, 1000.0):
+        context.later_bytes = later_bytes
+        kept[later_bytes] = dial.resolve_with_dial(settings, context).loop.seconds
+    # Measuring the machine takes from 8 seconds what it takes; what is not known, or is long, is given its whole time.
+    assert 0 < kept[None] < 8 and 0 < kept[1e9] < 8
+    # Of 30 seconds, ten are kept for reading.
+    assert 20 * dial.MARGIN <= kept[1000.0] < 28
 
 
 def test_another_exam_is_held_without_training_again(run, texts):

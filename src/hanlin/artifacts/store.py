@@ -99,7 +99,8 @@ class Artifact:
 def artifact_id(
     kind: str, version: int, settings: dict[str, Any], seed: int, inputs: dict[str, str], fingerprint: Any
 ) -> str:
-    """The id that an artifact will have, known before it is built. `inputs` maps names to content hashes."""
+    """The id that an artifact will have, known before it is built (or, where a stage settles a setting on the way, the
+    id under which it begins). `inputs` maps names to content hashes."""
     return digest(
         {
             "kind": kind,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hanlin.artifacts import HanlinError, StageContext
 from hanlin.training.pretrain import PRETRAIN_STAGE, ModelShape, PretrainSettings, model_config, resolve_pretrain
-from hanlin.training.settings import MOST_DECAY, LoopSettings
+from hanlin.training.settings import LoopSettings
 from hanlin.training.sft import SFT_STAGE, SftSettings, resolve_sft
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ MEASUREMENTS = 5
 """At most so many are made."""
 MARGIN = 0.98
 """Share of the time that is planned for: loading and saving take the rest."""
-TOKENS_OF_CHAT, LATER_SECONDS = 1.3, 10.0
-"""Tokens that fine-tuning reads for each that its text has (turns' marks, padding), and seconds for reading it."""
+TOKENS_OF_CHAT, LATER_SECONDS = 2.0, 10.0
+"""Time kept for fine-tuning, in tokens for each that its text has (turns' marks, padding, evaluations, a machine that
+is slower by then), and seconds for reading it."""
 MOST_STEPS = 2.0
 """Steps that may be done if the machine turns out faster, times those planned."""
 
@@ -52,6 +53,10 @@ def resolve_with_dial(settings: PretrainSettings, context: StageContext) -> Pret
         return resolve_pretrain(settings, context)
     if context.seconds_left is None:
         raise HanlinError("`model: auto` needs a time to plan for: give minutes=N, or a shape of your own.")
+    if settings.loop.seconds is not None:
+        raise HanlinError(
+            "`loop.seconds` is given, but here it is `minutes` that decides how long to train: leave it out."
+        )
     fixed = [name for name in ("steps", "epochs") if name in settings.loop.model_fields_set]
     if settings.model == "auto" and fixed:
         raise HanlinError(
@@ -145,16 +150,15 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
     if "epochs" in given_loop.model_fields_set:
         most = count_steps(given_loop, PackedTokens(shards, length, rows, 0))
         steps = min(steps, most)
-    schedule, until = given_loop.schedule, seconds_left(best)
-    if given_loop.seconds is not None:
-        until = min(until, given_loop.seconds / MARGIN)
-    is_open = schedule.name == "wsd" and schedule.decay_fraction <= MOST_DECAY
+    until, schedule = seconds_left(best), given_loop.schedule
+    schedule = schedule.model_copy(update={"warmup_steps": schedule.warmup(steps)})
+    is_open = schedule.can_stay_open()
     loop = given_loop.model_copy(
         update={
             "rows": rows,
             "steps": min(most, round(MOST_STEPS * steps)) if is_open else steps,
             "seconds": round(until * MARGIN, 1) if is_open else None,
-            "schedule": schedule.model_copy(update={"warmup_steps": schedule.warmup(steps)}),
+            "schedule": schedule,
             "evaluate_every": given_loop.evaluation_interval(steps),
             "checkpoint_every": given_loop.checkpoint_interval(steps),
             "precision": precision,

@@ -44,6 +44,9 @@ EXAM_SHARE = 0.05
 """Part of a recipe's `minutes` that is kept free for each exam."""
 TRAINING_SHARES = {"pretrain": 1.0, "sft": 0.25}
 """How training stages divide the time that is left among them."""
+LEAST_SHARE = 0.5
+"""What a later training stage has at least of its plain share, though earlier ones were late, or were planned when
+there was less for it to read."""
 
 
 @dataclass
@@ -75,7 +78,8 @@ class _Ledger:
     """`request.json`: what was decided by measuring, and the seconds that this took.
 
     A decision is kept under the hash of all that it depends on, so that other settings elsewhere in the recipe, or a
-    change and its way back, leave it as it was.
+    change and its way back, leave it as it was. How much later stages will read is left out of it: a model is not to
+    be trained anew because there are more instructions for it.
     """
 
     path: Path
@@ -90,10 +94,10 @@ class _Ledger:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return _Ledger(path, stored["decisions"], stored["seconds"])
 
-    def settle(self, before: dict[str, Any], after: dict[str, Any]) -> None:
-        """Replace settings that were decided by those that the work then settled on."""
+    def settle(self, name: str, before: dict[str, Any], after: dict[str, Any]) -> None:
+        """Replace settings that were decided for a stage by those that its work then settled on."""
         for decision in self.decisions.values():
-            if decision["settings"] == before:
+            if (decision["stage"], decision["settings"]) == (name, before):
                 decision["settings"] = after
         self.save()
 
@@ -216,8 +220,11 @@ class _Plan:
             for other in self.ordered[:place]
         )
         exams = sum(other.stage.kind == "exam" for other in self.ordered[place:]) * EXAM_SHARE * whole
-        weights = self.training_to_come(step)
-        return (whole - spent - exams) * weights[step.name] / sum(weights.values())
+        to_come, all_training = self.training_to_come(step), self.training_to_come(self.ordered[0])
+        left = (whole - spent - exams) * to_come[step.name] / sum(to_come.values())
+        if len(to_come) == len(all_training):
+            return left
+        return max(left, LEAST_SHARE * whole * all_training[step.name] / sum(all_training.values()))
 
     def bytes_to_come(self, step: Step) -> float | None:
         """The most text that the stages which train after this one will read; None where it is not known."""
@@ -277,11 +284,11 @@ def _resolve(step: Step, plan: _Plan) -> Step:
 
 def _settle(step: Step, artifact: Artifact, plan: _Plan) -> Step:
     """The step with the settings on which its work settled; from now on they are the ones that were decided."""
-    if artifact.manifest.begun_as != identify(step, plan.inputs(step), plan.fingerprint(step)):
+    if artifact.manifest.begun_as is None or step.stage.settle is None:
         return step
-    after = artifact.manifest.settings
-    plan.ledger.settle(step.settings.model_dump(mode="json"), after)
-    return replace(step, settings=step.stage.settings.model_validate_json(json.dumps(after)))
+    settled = step.stage.settle(step.settings, artifact.figures)
+    plan.ledger.settle(step.name, step.settings.model_dump(mode="json"), settled.model_dump(mode="json"))
+    return replace(step, settings=settled)
 
 
 def _make(step: Step, plan: _Plan) -> Artifact:

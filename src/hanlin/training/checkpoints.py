@@ -2,6 +2,7 @@
 
     checkpoints/
         decisions.json          what `auto` was resolved to when the run began
+        steps.json              of a run with a time limit: how many steps it has, once that is fixed
         00000120/               after 120 steps
             tensors.safetensors   model/…, optimizer/…
             state.json            step, detector, spikes, best, metrics' length, seconds, random states, point

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 from collections.abc import Generator
 from typing import Any, cast
@@ -21,8 +22,16 @@ SHARE = {"cpu": 0.5, "cuda": 0.3}
 """Share of the matrix-product rate that training reaches without compiling, to estimate the run's length."""
 
 
-def choose_compile(wanted: bool | str, device: torch.device, flops: float, rate: float, progress: Progress) -> bool:
-    """`wanted` if it is a decision; for `auto`, whether compiling shortens a run of `flops` at `rate` FLOP/s.
+def choose_compile(
+    wanted: bool | str,
+    device: torch.device,
+    flops: float,
+    rate: float,
+    progress: Progress,
+    limit: float | None = None,
+) -> bool:
+    """`wanted` if it is a decision; for `auto`, whether compiling shortens a run of `flops` at `rate` FLOP/s, or gains
+    something in one that is to end after `limit` seconds.
 
     It does when the time saved is more than twice what compiling costs; and never where there is no C++ compiler,
     which a CPU needs for it.
@@ -30,7 +39,7 @@ def choose_compile(wanted: bool | str, device: torch.device, flops: float, rate:
     if isinstance(wanted, bool):
         return wanted
     kind = device.type
-    seconds = flops / (SHARE[kind] * rate)
+    seconds = min(flops / (SHARE[kind] * rate), math.inf if limit is None else limit)
     chosen = repays(seconds, device)
     progress.say(
         f"torch.compile {'used' if chosen else 'not used'}: this run takes about {seconds:,.0f} s without it; it would "

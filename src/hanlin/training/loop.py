@@ -3,7 +3,8 @@
 The course of a run is a function of (model, objective, data, settings, seed): what a step does depends on the number of
 the step and on the state that a checkpoint holds, never on the clock. So a run that is killed and started again ends
 with the same bits. The batch of step s is the s-th of the data that is not on the skip list (`batch_of_step`), the rate
-is a function of s, and rollbacks go to checkpoints at fixed steps.
+is a function of s, and rollbacks go to checkpoints at fixed steps. Only the number of steps, in a run with a time
+limit, comes from the clock (`horizon`).
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def train(job: Job, settings: LoopSettings, workdir: Path, seed: int, progress: 
         checkpoints=checkpoints,
         metrics=Metrics(workdir / "metrics.jsonl", write=world.first),
         world=world,
-        horizon=Horizon(settings, job.steps),
+        horizon=Horizon(settings, job.steps, checkpoints.directory / "steps.json"),
     )
     horizon = run.horizon
     evaluate_every = settings.evaluation_interval(job.steps)
@@ -75,9 +76,9 @@ def train(job: Job, settings: LoopSettings, workdir: Path, seed: int, progress: 
             compile_blocks(run.working.module)
 
         while run.step < horizon.steps:
-            if horizon.open and world.any(horizon.due(run.step, run.seconds)):
-                horizon.fix(horizon.last_with_decay_from(run.step))
-                run.save(point=False)
+            if horizon.open and world.any(horizon.observe(run.step, run.seconds)):
+                horizon.decay_from(run.step, write=world.first)
+                world.barrier()
                 progress.say(f"the learning rate falls from here: {horizon.steps:,} steps fit the time")
             begun = time.perf_counter()
             position = batch_of_step(run.step, run.skipped)
@@ -207,7 +208,7 @@ def _decide(
         precision = choose_precision(settings.precision, device, progress)
         rate = matmul_rate(DTYPES[precision], device)
         flops = job.flops_per_token * job.steps * settings.rows * settings.sequence_length
-        compiled = choose_compile(settings.compile, device, flops, rate, progress)
+        compiled = choose_compile(settings.compile, device, flops, rate, progress, settings.seconds)
         write_json(file, {"precision": precision, "compile": compiled, "matmul_rate": rate, **here})
     world.barrier()
     stored = json.loads(file.read_text(encoding="utf-8"))

@@ -69,6 +69,10 @@ class ScheduleSettings(Settings):
     final_fraction: float = Field(default=0.0, ge=0, le=1)
     """What remains of the peak rate at the end."""
 
+    def can_stay_open(self) -> bool:
+        """Whether the number of steps may be decided in mid-run: no step before a decay like this depends on it."""
+        return self.name == "wsd" and self.decay_fraction <= MOST_DECAY and self.warmup_steps is not None
+
     def warmup(self, steps: int) -> int:
         """Steps in which the rate rises, in a run of `steps`."""
         return round(self.warmup_fraction * steps) if self.warmup_steps is None else self.warmup_steps
@@ -103,8 +107,9 @@ class LoopSettings(Settings):
     epochs: float = Field(default=1.0, gt=0)
     """Passes over the data, where `steps` is left out."""
     seconds: float | None = Field(default=None, gt=0)
-    """Time to end in, if the steps would take longer: under wsd the decay then begins when the time left is what it
-    takes. The number of steps that this gives is kept, so that the run can be repeated. The dial sets it."""
+    """Time to end in, if the steps would take longer: the decay then begins when the time left is what it takes, and
+    the number of steps that this gives is kept, so that the run can be repeated. Needs wsd with `warmup_steps`;
+    intervals that are left out are shares of `steps`. A recipe's `minutes` sets it."""
     rows: int = Field(default=16, ge=1)
     """Sequences in a step, over all ranks and micro-batches."""
     sequence_length: int = Field(default=512, ge=2)
@@ -145,10 +150,10 @@ class LoopSettings(Settings):
 
     @model_validator(mode="after")
     def _time_needs_an_open_end(self) -> Self:
-        if self.seconds is not None and (self.schedule.name != "wsd" or self.schedule.decay_fraction > MOST_DECAY):
+        if self.seconds is not None and not self.schedule.can_stay_open():
             raise ValueError(
-                f"seconds needs the schedule wsd with a decay_fraction of at most {MOST_DECAY}: only while the rate is "
-                "constant can the number of steps be left open."
+                f"seconds needs a schedule wsd with decay_fraction at most {MOST_DECAY} and warmup_steps given: only "
+                "while the rate is constant can the number of steps be left open, and of that there is no fraction"
             )
         return self
 
@@ -170,7 +175,6 @@ class LoopSettings(Settings):
             "evaluate_every": self.evaluation_interval(steps),
             "checkpoint_every": self.checkpoint_interval(steps),
             "optimizer": self.optimizer.model_copy(update=rates),
-            "schedule": self.schedule.model_copy(update={"warmup_steps": self.schedule.warmup(steps)}),
         }
         return self.model_copy(update=chosen)
 

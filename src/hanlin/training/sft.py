@@ -120,7 +120,8 @@ def bytes_to_read(settings: SftSettings, inputs: dict[str, Artifact]) -> float |
     """The most text that fine-tuning reads: its files, with all their marks, times the epochs."""
     from hanlin.data.rows import data_files, plain_bytes
 
-    if settings.loop.steps is not None:
+    padded = not settings.pack
+    if padded or settings.loop.steps is not None or (settings.world is not None and "world" not in inputs):
         return None
     files = [file for path in _paths(settings) for file in data_files(path)]
     if settings.world is not None:

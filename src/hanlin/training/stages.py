@@ -53,7 +53,7 @@ def resolve_loop(loop: L, config: ModelConfig, source: Epochs, progress: Progres
     steps = count_steps(loop, source)
     flops = flops_per_token(config, loop.sequence_length) * steps * loop.rows * loop.sequence_length
     rate = matmul_rate(DTYPES[precision], device)
-    compiled = choose_compile(loop.compile, device, flops, rate, progress)
+    compiled = choose_compile(loop.compile, device, flops, rate, progress, loop.seconds)
     return loop.spelled_out(steps, device.type).model_copy(update={"precision": precision, "compile": compiled})
 
 
@@ -105,7 +105,9 @@ def train_language_model(
     total = sum(parameter.numel() for parameter in model.parameters())
     embedding = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Embedding))
     if loop.seconds:
-        warnings += repetition(figures["steps"], source.epochs_at(figures["steps"]))
+        for warning in repetition(figures["steps"], source.epochs_at(figures["steps"])):
+            warnings.append(warning)
+            context.progress.say(f"warning: {warning}")
     figures["epochs"] = source.epochs_at(figures["steps"] + len(figures["skipped_batches"]))
     return {**figures, "parameters": {"total": total, "non_embedding": total - embedding}, "warnings": warnings}
 
@@ -118,7 +120,8 @@ def repetition(steps: int, epochs: float) -> list[str]:
 
 
 def settle_loop(loop: L, figures: dict[str, Any]) -> L:
-    """The loop with which the same run comes again, whatever the clock says: with the steps that its time allowed."""
+    """The loop with which the same run comes again, whatever the clock says: with the steps that its time allowed.
+    Intervals must have been spelled out, for those left out are shares of the steps."""
     return loop if loop.seconds is None else loop.model_copy(update={"steps": figures["steps"], "seconds": None})
 
 

@@ -77,7 +77,6 @@ class RunState:
                 self.tensors(),
                 {
                     "point": point,
-                    "steps": None if self.horizon.open else self.horizon.steps,
                     "best": self.best,
                     "validations": self.validations,
                     "tokens": self.tokens,
@@ -105,8 +104,6 @@ class RunState:
             self.metrics.cut(0)
             return False
         state = self._take(steps[-1])
-        if state["steps"] is not None:
-            self.horizon.fix(state["steps"])
         self.spikes = state["spikes"]
         self.computed_tokens = state["computed_tokens"]
         self.seconds_before = max(state["seconds"], self.metrics.cut(state["metrics_length"]))
@@ -115,8 +112,7 @@ class RunState:
         return True
 
     def roll_back(self, step: int) -> None:
-        """Return to the checkpoint of `step`. The spikes, the time and work spent, and how many steps that left,
-        are not forgotten.
+        """Return to the checkpoint of `step`. The spikes, and the time and work spent, are not forgotten.
 
         Metrics of the steps given up are removed; a line for each spike that the checkpoint did not know replaces them.
         """
