@@ -63,20 +63,6 @@ def test_weights_beyond_half_precision_stay_exact() -> None:
     assert layer(x[:, :0]).shape == (2, 0, 50)
 
 
-@needs_half
-@pytest.mark.parametrize("rows", [1, 3, 70])
-def test_the_operator_and_the_function_below_it_are_the_same_product(
-    rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weight, bias, x = torch.randn(50, 30), torch.randn(50), torch.randn(rows, 30)
-    for b in (None, bias):
-        direct = precision.direct_product(weight, b)
-        assert direct is None or torch.equal(direct(x), precision.quantized_product(weight, b)(x))
-    monkeypatch.delattr(torch, "fbgemm_pack_gemm_matrix_fp16", raising=False)
-    assert precision.direct_product(weight, bias) is None
-    assert torch.equal(HalfLinear(weight, bias)(x), precision.quantized_product(weight, bias)(x))
-
-
 def test_chosen_where_bfloat16_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     def make() -> Transformer:
         return copy.deepcopy(small()).to(torch.bfloat16)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -45,41 +43,15 @@ class HalfLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        weight, bias = weight.float().contiguous(), None if bias is None else bias.float()
-        self.product = direct_product(weight, bias) or quantized_product(weight, bias)
+        self.packed = torch.ops.quantized.linear_prepack_fp16(
+            weight.float().contiguous(), None if bias is None else bias.float()
+        )
         self.out_features = weight.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
         if x.numel() == 0:
             return x.new_empty((*x.shape[:-1], self.out_features))
-        return self.product(x)
-
-
-def quantized_product(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """x -> x W^T + b by the operator that PyTorch's quantised layers use."""
-    packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
-    product = torch.ops.quantized.linear_dynamic_fp16.default
-    return lambda x: product(x, packed)
-
-
-def direct_product(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor] | None:
-    """The same bits by the function below that operator; None in a PyTorch that has it no longer.
-
-    With one row a call takes 7 µs beside cold caches where the operator takes 45, and a token takes four calls a layer.
-    PyTorch calls it deprecated, and means to remove it.
-    """
-    pack = getattr(torch, "fbgemm_pack_gemm_matrix_fp16", None)
-    product = getattr(torch, "fbgemm_linear_fp16_weight_fp32_activation", None)
-    if pack is None or product is None:
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of its removal, once a process
-        try:
-            packed = pack(weight)
-            product(weight.new_zeros((1, weight.shape[1])), packed, bias)
-        except (TypeError, RuntimeError):
-            return None
-    return lambda x: product(x, packed, bias)
+        return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
 
 
 class FloatLinear(nn.Module):
