@@ -17,7 +17,6 @@ from hanlin.training.horizon import Horizon
 from hanlin.training.loop import train
 from hanlin.training.schedules import decay_start, rate_factor
 from hanlin.training.settings import LoopSettings, ScheduleSettings
-from hanlin.training.stages import settle_loop
 from hanlin.training.state import RunState
 from tests.conftest import Told
 from tests.training.toy import ToySource, toy_job, toy_settings
@@ -131,7 +130,7 @@ def test_the_steps_that_fitted_are_the_same_run_again(tmp_path, junk, slow_machi
         assert any(spike["rolled_back_to"] < decay <= spike["step"] for spike in figures["spikes"])
     else:
         assert figures["seconds"] == pytest.approx(8, rel=0.05)
-    again = settle_loop(settings, figures)
+    again = settings.settled(figures["steps"])
     assert again.seconds is None and again.steps == figures["steps"]
     other = toy_job(figures["steps"], ToySource(junk=junk, junk_rows=rows))
     (tmp_path / "again").mkdir()
@@ -170,7 +169,7 @@ def test_killed_right_after_the_decision_it_is_kept(tmp_path, slow_machine):
     assert sum("falls from here" in line for line in told.lines) == 1
     other = toy_job(decided, ToySource())
     (tmp_path / "again").mkdir()
-    train(other, settle_loop(settings, figures), tmp_path / "again", 0, Silent())
+    train(other, settings.settled(figures["steps"]), tmp_path / "again", 0, Silent())
     assert same(job, other)
 
 
@@ -196,5 +195,5 @@ def test_stopped_before_and_in_the_decay_it_is_still_that_run(tmp_path, slow_mac
     assert sum("falls from here" in line for line in told.lines) == 1
     other = toy_job(figures["steps"], ToySource())
     (tmp_path / "again").mkdir()
-    train(other, settle_loop(settings, figures), tmp_path / "again", 0, Silent())
+    train(other, settings.settled(figures["steps"]), tmp_path / "again", 0, Silent())
     assert same(job, other)

@@ -38,6 +38,8 @@ MEASURE_SHARE, MEASURE_SECONDS = 0.006, 1.5
 """Part of the time, and least seconds, spent on each shape that is measured."""
 MEASUREMENTS = 5
 """At most so many are made."""
+LEAST_LEFT = 0.25
+"""Share of the time that is reckoned with at least, however long measuring took."""
 MARGIN = 0.98
 """Share of the time that is planned for: loading and saving take the rest."""
 TOKENS_OF_CHAT, LATER_SECONDS = 2.0, 10.0
@@ -99,7 +101,8 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
 
     def seconds_left(index: int) -> float:
         """This stage's part of the time, and what the stages after it will leave of theirs to a shape as fast."""
-        left = seconds - (time.perf_counter() - begun)
+        # On a slow machine measuring alone may take longer than a short time allows.
+        left = max(LEAST_LEFT * seconds, seconds - (time.perf_counter() - begun))
         if tokens_to_come is None:
             return left
         needed = LATER_SECONDS + tokens_to_come * flops_per_token(configs[index], length) / _speed(
@@ -145,22 +148,22 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
     tokens = forecast(best)[1]
     compute = tokens * flops_per_token(config, length)
     rows = measured[best]
-    given_loop, most = settings.loop, math.inf
+    most = math.inf
     steps = max(10, round(tokens / (rows * length)))
-    if "epochs" in given_loop.model_fields_set:
-        most = count_steps(given_loop, PackedTokens(shards, length, rows, 0))
+    if "epochs" in settings.loop.model_fields_set:
+        most = count_steps(settings.loop, PackedTokens(shards, length, rows, 0))
         steps = min(steps, most)
-    until, schedule = seconds_left(best), given_loop.schedule
+    until, schedule = seconds_left(best), settings.loop.schedule
     schedule = schedule.model_copy(update={"warmup_steps": schedule.warmup(steps)})
     is_open = schedule.can_stay_open()
-    loop = given_loop.model_copy(
+    loop = settings.loop.model_copy(
         update={
             "rows": rows,
             "steps": min(most, round(MOST_STEPS * steps)) if is_open else steps,
             "seconds": round(until * MARGIN, 1) if is_open else None,
             "schedule": schedule,
-            "evaluate_every": given_loop.evaluation_interval(steps),
-            "checkpoint_every": given_loop.checkpoint_interval(steps),
+            "evaluate_every": settings.loop.evaluation_interval(steps),
+            "checkpoint_every": settings.loop.checkpoint_interval(steps),
             "precision": precision,
             "compile": compiled,
             "evaluation_tokens": _evaluation_tokens(settings.loop, tokens),

@@ -3,7 +3,7 @@
 Under wsd, with the warm-up's steps given, no step before the decay depends on how many there will be in all. So the
 end of a run with a time limit (`LoopSettings.seconds`) stays open until the decay has to begin: when a run that decays
 from here on, at the pace measured, would end with its time. Then the number of steps is fixed, and written down, for
-good. The same settings with this number and no time are the same run, to the last bit (`stages.settle_loop`). The
+good. The same settings with this number and no time are the same run, to the last bit (`LoopSettings.settled`). The
 decay's own pace is no longer corrected for.
 """
 
@@ -47,7 +47,7 @@ class Horizon:
 
     def decay_from(self, step: int, write: bool) -> None:
         """Fix the steps so that the decay begins at `step`; only the first rank writes it down."""
-        self._fix(self.last_with_decay_from(step))
+        self._fix(self._last_with_decay_from(step))
         if write:
             write_json(self.file, {"steps": self.steps})
 
@@ -73,7 +73,7 @@ class Horizon:
         self.expected = min(self.steps, step + max(0, int((self.seconds - seconds) / pace)))
         return decay_start(self.schedule, self.expected) <= step
 
-    def last_with_decay_from(self, step: int) -> int:
+    def _last_with_decay_from(self, step: int) -> int:
         """The most steps with which the decay begins at `step`, or the first later one with which it can begin.
 
         It follows from the step alone, and so is the same on all ranks, whatever their clocks say.

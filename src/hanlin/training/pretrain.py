@@ -8,7 +8,7 @@ from pydantic import Field
 
 from hanlin.artifacts import HanlinError, Settings, Stage, StageContext
 from hanlin.models.config import ModelConfig
-from hanlin.training.settings import LoopSettings
+from hanlin.training.settings import LoopSettings, settle_steps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,13 +69,6 @@ def run_pretrain(settings: PretrainSettings, context: StageContext) -> dict[str,
     return train_language_model(model, tokenizer, source, loop, context, evaluate, counts)
 
 
-def settle_pretrain(settings: PretrainSettings, figures: dict[str, Any]) -> PretrainSettings:
-    """The settings with which the same run comes again."""
-    from hanlin.training.stages import settle_loop
-
-    return settings.model_copy(update={"loop": settle_loop(settings.loop, figures)})
-
-
 def model_config(settings: PretrainSettings, data: Path) -> ModelConfig:
     """The whole shape: with the vocabulary of the tokens in `data`, and positions for rows of the loop's length."""
     from hanlin.data import TokenShards
@@ -113,7 +106,7 @@ PRETRAIN_STAGE = Stage(
     run=run_pretrain,
     inputs={"data": ("tokens",)},
     resolve=resolve_pretrain,
-    settle=settle_pretrain,
+    settle=settle_steps,
     transient=("checkpoints",),
     journal=("metrics.jsonl",),
     trains=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -185,3 +185,13 @@ class LoopSettings(Settings):
     def checkpoint_interval(self, steps: int) -> int:
         """Steps between rollback checkpoints in a run of `steps`."""
         return self.checkpoint_every or min(500, max(10, -(-steps // 40)))
+
+    def settled(self, steps: int) -> Self:
+        """With the steps that its time allowed in place of the time: the same run again, whatever the clock says.
+        Intervals must have been spelled out, for those left out are shares of the steps."""
+        return self if self.seconds is None else self.model_copy(update={"steps": steps, "seconds": None})
+
+
+def settle_steps(settings: Any, figures: dict[str, Any]) -> Any:
+    """The settings (of a stage with a `loop`) with which the run of these figures comes again: their `Stage.settle`."""
+    return settings.model_copy(update={"loop": settings.loop.settled(figures["steps"])})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from hanlin.artifacts import Artifact, HanlinError, Settings, Stage, StageContext, hash_file, write_json
-from hanlin.training.settings import LoopSettings, OptimizerSettings, ScheduleSettings
+from hanlin.training.settings import LoopSettings, OptimizerSettings, ScheduleSettings, settle_steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,13 +128,6 @@ def bytes_to_read(settings: SftSettings, inputs: dict[str, Artifact]) -> float |
         files += [inputs["world"].path / name for name in WORLD_FILES]
     sizes = [plain_bytes(file) for file in files]
     return None if None in sizes else settings.loop.epochs * sum(size or 0 for size in sizes)
-
-
-def settle_sft(settings: SftSettings, figures: dict[str, Any]) -> SftSettings:
-    """The settings with which the same run comes again."""
-    from hanlin.training.stages import settle_loop
-
-    return settings.model_copy(update={"loop": settle_loop(settings.loop, figures)})
 
 
 class Prepared:
@@ -284,7 +277,7 @@ SFT_STAGE = Stage(
     paths=("data",),
     fingerprint=fingerprint_data,
     resolve=resolve_sft,
-    settle=settle_sft,
+    settle=settle_steps,
     reads=bytes_to_read,
     transient=("checkpoints",),
     journal=("metrics.jsonl",),

@@ -119,12 +119,6 @@ def repetition(steps: int, epochs: float) -> list[str]:
     return [f"{steps} steps read the data {epochs:.2f} times: repeated text teaches less each time"]
 
 
-def settle_loop(loop: L, figures: dict[str, Any]) -> L:
-    """The loop with which the same run comes again, whatever the clock says: with the steps that its time allowed.
-    Intervals must have been spelled out, for those left out are shares of the steps."""
-    return loop if loop.seconds is None else loop.model_copy(update={"steps": figures["steps"], "seconds": None})
-
-
 def validation_measure(
     batches: Callable[[], Iterable[Batch]], tokenizer: Tokenizer, rows: int
 ) -> Callable[[Any], dict[str, float]]:
