@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hanlin.training.objectives import Objective, Source
+from hanlin.training.objectives import Objective, OnPolicy, Source
 
 
 @dataclass
@@ -23,6 +23,8 @@ class Job:
     """Optimiser steps; with a time limit (`LoopSettings.seconds`) the most that are done."""
     flops_per_token: float = 0.0
     """Forward and backward, for each position computed; 0: not known."""
+    on_policy: OnPolicy | None = None
+    """What of the source depends on the model; None: nothing."""
     evaluate: Callable[[Any], dict[str, float]] | None = None
     """Measures a model on validation data: at least `loss` (lower is better), usually `bits_per_byte`."""
     token_losses: Callable[[Any, Any], Tensor] | None = None

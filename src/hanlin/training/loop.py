@@ -9,15 +9,17 @@ limit, comes from the clock (`horizon`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hanlin.artifacts import HanlinError, Progress, write_json
 from hanlin.models.device import choose_device
@@ -72,6 +74,8 @@ def train(job: Job, settings: LoopSettings, workdir: Path, seed: int, progress: 
         else:
             _evaluate(job, run)
             run.save(point=True)
+        if job.on_policy is not None:
+            job.on_policy.rewind(run.step)
         if decisions["compile"]:
             compile_blocks(run.working.module)
 
@@ -82,6 +86,9 @@ def train(job: Job, settings: LoopSettings, workdir: Path, seed: int, progress: 
                 progress.say(f"the learning rate falls from here: {horizon.steps:,} steps fit the time")
             begun = time.perf_counter()
             position = batch_of_step(run.step, run.skipped)
+            if job.on_policy is not None:
+                with measuring(run.working.module):
+                    job.on_policy.prepare(run.working.module, position, run.step)
             batch: Rows = job.source.step(position, world.rank, world.ranks)
             sums = accumulate(
                 run.working, job.objective, batch, settings.rows_at_once(batch.rows, device.type), device, world
@@ -93,6 +100,8 @@ def train(job: Job, settings: LoopSettings, workdir: Path, seed: int, progress: 
             reason = run.detector.judge(loss, norm)
             if reason is not None:
                 recover(job, settings, run, batch, position, reason, workdir, progress)
+                if job.on_policy is not None:
+                    job.on_policy.rewind(run.step)
                 continue
 
             clip = settings.gradient_clip
@@ -108,11 +117,14 @@ def train(job: Job, settings: LoopSettings, workdir: Path, seed: int, progress: 
             run.tokens += sums.positions
             run.trained_tokens += sums.tokens
             run.loss = loss
+            means = {name: value / sums.tokens for name, value in sums.metrics.items()}
+            if job.on_policy is not None:
+                means |= job.on_policy.observe(position, means)
             run.metrics.write(
                 {
                     "step": run.step,
                     "batch": position,
-                    **{name: value / sums.tokens for name, value in sums.metrics.items()},
+                    **means,
                     "grad_norm": norm,
                     "lr": run.optimizer.rates["matrix"] * factor,
                     "tokens": run.tokens,
@@ -224,16 +236,23 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
+@contextlib.contextmanager
+def measuring(model: nn.Module) -> Generator[None, None, None]:
+    """Within it the model only computes: no gradients, no dropout, nothing compiled anew."""
+    model.eval()
+    with torch.no_grad(), uncompiled(model):
+        yield
+    model.train()
+
+
 def _evaluate(job: Job, run: RunState) -> bool:
     """Measure the model as it is now; True when it is the best so far."""
     if job.evaluate is None:
         return False
-    run.working.module.eval()
-    with torch.no_grad(), uncompiled(run.working.module):
+    with measuring(run.working.module):
         found = {
             name: value if math.isfinite(value) else None for name, value in job.evaluate(run.working.module).items()
         }
-    run.working.module.train()
     run.validations.append({"step": run.step, **found})
     run.metrics.write(
         {"step": run.step, **{f"validation_{k}": v for k, v in found.items()}, "seconds": round(run.seconds, 3)}

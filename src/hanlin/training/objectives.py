@@ -58,6 +58,26 @@ class Source(Protocol):
         ...
 
 
+class OnPolicy(Protocol):
+    """The part of a source whose batches depend on the model that is trained (samples of its own, a baseline).
+
+    What it makes at a step must be a function of the weights at that step, and what it needs again after the process
+    was killed it keeps in files: the loop's checkpoints know nothing of it.
+    """
+
+    def prepare(self, model: Any, position: int, step: int) -> None:
+        """Make ready what the batch at `position` needs, from the model as it is before `step`. Without gradients."""
+        ...
+
+    def observe(self, position: int, metrics: dict[str, float]) -> dict[str, float]:
+        """Told the means of the objective's metrics over the step that is done; returns more for metrics.jsonl."""
+        ...
+
+    def rewind(self, step: int) -> None:
+        """Training goes on from `step`: forget what was made or seen after it. Called also before the first step."""
+        ...
+
+
 Objective = Callable[[Any, Any], LossParts]
 
 

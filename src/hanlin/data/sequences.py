@@ -1,0 +1,191 @@
+"""Prompts with answers, in groups that belong together: what the preference and policy objectives are given.
+
+A group is a pair (chosen, rejected), a ranking, or one sampled answer. Groups are what steps and micro-batches count;
+how their sequences lie in rows of a model's input is decided as late as `rows`, so that no loss can depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hanlin.artifacts import HanlinError
+from hanlin.data.batch import Batch
+from hanlin.data.packing import IGNORED, rank_rows
+
+Layout = Literal["packed", "padded", "padded-left"]
+"""packed: several sequences in a row; padded: one a row, filled up at its end (or at its beginning)."""
+
+
+@dataclass
+class Sequences:
+    """S sequences of N tokens and, among these, M of answers, end to end; G groups."""
+
+    input_ids: Tensor
+    """int64 [N] prompts and answers, end to end"""
+    lengths: Tensor
+    """int64 [S] tokens of each sequence"""
+    answer_lengths: Tensor
+    """int64 [S] how many at the end of each are its answer: fewer than its length"""
+    groups: Tensor
+    """int64 [G] sequences in each group"""
+    of_token: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Values of the answers' tokens, each [M]"""
+    of_sequence: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Values of the sequences, each [S]"""
+    beside: Batch | None = None
+    """Rows of another kind that are trained on in the same step (PPO-ptx's text); cut in as many parts as groups"""
+    layout: Layout = "packed"
+    marks: Tensor | None = None
+    """bool [M] which of the answers' tokens count (None: all; a tool's words inside an answer do not)"""
+
+    @property
+    def rows(self) -> int:
+        """Groups: what a step is counted in."""
+        return len(self.groups)
+
+    def slice(self, start: int, stop: int) -> Sequences:
+        """Groups `start` to `stop`: a micro-batch, or a rank's part."""
+        first, last = int(self.groups[:start].sum()), int(self.groups[:stop].sum())
+        tokens = slice(int(self.lengths[:first].sum()), int(self.lengths[:last].sum()))
+        answers = slice(int(self.answer_lengths[:first].sum()), int(self.answer_lengths[:last].sum()))
+        beside = self.beside
+        if beside is not None:
+            beside = beside.slice(beside.rows * start // self.rows, beside.rows * stop // self.rows)
+        return replace(
+            self,
+            input_ids=self.input_ids[tokens],
+            lengths=self.lengths[first:last],
+            answer_lengths=self.answer_lengths[first:last],
+            groups=self.groups[start:stop],
+            of_token={name: values[answers] for name, values in self.of_token.items()},
+            of_sequence={name: values[first:last] for name, values in self.of_sequence.items()},
+            beside=beside,
+            marks=None if self.marks is None else self.marks[answers],
+        )
+
+    def part(self, rank: int, ranks: int) -> Sequences:
+        """This rank's groups. Raises HanlinError for more ranks than groups."""
+        return self.slice(*rank_rows(self.rows, rank, ranks))
+
+    def to(self, device: torch.device | str) -> Sequences:
+        """The same on `device`; lengths and groups stay on the CPU, where rows are laid out."""
+        if torch.device(device).type == "cpu":
+            return self
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            of_token={name: values.to(device) for name, values in self.of_token.items()},
+            of_sequence={name: values.to(device) for name, values in self.of_sequence.items()},
+            beside=None if self.beside is None else self.beside.to(device),
+            marks=None if self.marks is None else self.marks.to(device),
+        )
+
+    def sequence_of_token(self) -> Tensor:
+        """int64 [M] the sequence to which each token of an answer belongs."""
+        return torch.repeat_interleave(torch.arange(len(self.lengths)), self.answer_lengths).to(self.input_ids.device)
+
+    def labels(self) -> Tensor:
+        """int64 [M] the answers' tokens."""
+        return self.input_ids[self._answer_places().to(self.input_ids.device)]
+
+    def _answer_places(self) -> Tensor:
+        """int64 [M] where the answers' tokens are among the N."""
+        ends = self.lengths.cumsum(0)
+        within = torch.arange(int(self.answer_lengths.sum())) - torch.repeat_interleave(
+            self.answer_lengths.cumsum(0) - self.answer_lengths, self.answer_lengths
+        )
+        return torch.repeat_interleave(ends - self.answer_lengths, self.answer_lengths) + within
+
+    def in_rows(self, with_last: bool = False) -> Rows:
+        """Everything laid into rows for a model, by `layout`. `with_last`: each sequence's last token is read too; it
+        predicts nothing that is asked for, but a judge looks at it."""
+        device = self.input_ids.device
+        read = (self.lengths if with_last else self.lengths - 1).numpy()
+        starts = (self.lengths.cumsum(0) - self.lengths).numpy()
+        width = int(read.max())
+        if self.layout == "packed":
+            bins = pack(read, width)
+        else:
+            bins = [[index] for index in range(len(read))]
+        source = np.zeros((len(bins), width), np.int64)
+        positions, documents = np.zeros((len(bins), width), np.int64), np.zeros((len(bins), width), np.int32)
+        place = np.zeros(len(read), np.int64)
+        """Where, in the flattened rows, each sequence begins"""
+        for row, members in enumerate(bins):
+            at = width - int(read[members[0]]) if self.layout == "padded-left" else 0
+            positions[row, :at] = np.arange(at)
+            for number, index in enumerate(members, start=1):
+                length = int(read[index])
+                source[row, at : at + length] = np.arange(starts[index], starts[index] + length)
+                positions[row, at : at + length] = np.arange(length)
+                documents[row, at : at + length] = number
+                place[index] = row * width + at
+                at += length
+            # Padding is a document of its own. What it reads is of no account.
+            positions[row, at:] = np.arange(width - at)
+            documents[row, at:] = len(members) + 1
+        several = self.layout != "padded" and (len(bins) < len(read) or self.layout == "padded-left")
+        ids = self.input_ids[torch.from_numpy(source).to(device)]
+        answers = np.repeat(place + (self.lengths - self.answer_lengths).numpy() - 1, self.answer_lengths.numpy())
+        first = np.repeat((self.answer_lengths.cumsum(0) - self.answer_lengths).numpy(), self.answer_lengths.numpy())
+        answers = answers + np.arange(len(answers)) - first
+        return Rows(
+            Batch(
+                ids,
+                torch.full_like(ids, IGNORED),
+                torch.from_numpy(positions).to(device),
+                torch.from_numpy(documents).to(device) if several else None,
+            ),
+            torch.from_numpy(answers).to(device),
+            torch.from_numpy(place + read - 1).to(device),
+        )
+
+
+@dataclass
+class Rows:
+    """Sequences laid out, and where to look in the flattened [B · T] positions."""
+
+    batch: Batch
+    """Its labels are not used"""
+    before_answers: Tensor
+    """int64 [M] the position that predicts each token of an answer"""
+    last: Tensor
+    """int64 [S] each sequence's last position"""
+
+
+def pack(lengths: np.ndarray, width: int) -> list[list[int]]:
+    """Rows of `width` that hold all sequences of these lengths: the longest first, each where it leaves least room."""
+    from hanlin.data.conversations import best_fit_decreasing
+
+    return best_fit_decreasing(lengths, width)
+
+
+def join(
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    groups: Sequence[int] | None = None,
+    layout: Layout = "packed",
+) -> Sequences:
+    """Sequences of prompts [S] followed by answers [S]; `groups` are their sizes (None: each is its own).
+
+    Raises HanlinError for an empty prompt, which nothing could be predicted from, and an empty answer.
+    """
+    for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        if not len(prompt) or not len(answer):
+            raise HanlinError(f"sequence {number} has {len(prompt)} tokens of prompt and {len(answer)} of answer.")
+    flat = [token for prompt, answer in zip(prompts, answers) for part in (prompt, answer) for token in part]
+    sizes = [1] * len(prompts) if groups is None else groups
+    assert sum(sizes) == len(prompts)
+    return Sequences(
+        torch.tensor(flat, dtype=torch.int64),
+        torch.tensor([len(prompt) + len(answer) for prompt, answer in zip(prompts, answers)]),
+        torch.tensor([len(answer) for answer in answers]),
+        torch.tensor(list(sizes)),
+        layout=layout,
+    )
