@@ -32,13 +32,13 @@ def ipo(delta: Tensor, beta: float) -> Tensor:
 
 
 def kto(delta: Tensor, desirable: Tensor, baseline: Tensor, beta: float, weights: tuple[float, float]) -> Tensor:
-    """λ (1 - σ(±(β Δ - z))) of single answers (Ethayarajh et al. 2024, eq. 8), + for desirable ones.
+    """λ (1 - σ(±β (Δ - z))) of single answers (Ethayarajh et al. 2024, eq. 8), + for desirable ones.
 
     delta [S]; desirable bool [S]; baseline z [] or [S], a KL ≥ 0 without gradient; weights (λ_D, λ_U).
     """
     sign = torch.where(desirable, 1.0, -1.0).to(delta)
     weight = torch.where(desirable, weights[0], weights[1]).to(delta)
-    return weight * torch.sigmoid(-sign * (beta * delta - baseline))
+    return weight * torch.sigmoid(-sign * beta * (delta - baseline))
 
 
 def orpo(logp: Tensor, lengths: Tensor, weight: float) -> Tensor:

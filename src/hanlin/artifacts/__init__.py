@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from hanlin.artifacts.files import atomic_path, canonical_json, digest, hash_file, write_json, write_text
     from hanlin.artifacts.lock import run_lock
     from hanlin.artifacts.progress import Progress, Silent
-    from hanlin.artifacts.stage import Settings, Stage, StageContext
+    from hanlin.artifacts.stage import POLICY_KINDS, Settings, Stage, StageContext
     from hanlin.artifacts.store import Artifact, Manifest, artifact_id, read_jsonl
 
 _HOMES = {
+    "POLICY_KINDS": "stage",
     "Artifact": "store",
     "HanlinError": "errors",
     "Manifest": "store",
@@ -37,6 +38,7 @@ _HOMES = {
     "write_text": "files",
 }
 __all__ = [
+    "POLICY_KINDS",
     "Artifact",
     "HanlinError",
     "Manifest",

@@ -13,6 +13,10 @@ from hanlin.artifacts.progress import Progress, Silent
 from hanlin.artifacts.store import Artifact
 
 
+POLICY_KINDS = ("pretrain", "sft", "preference", "rrhf", "ppo", "grpo", "rloo")
+"""Kinds of stage that make a model which answers: what may be examined, trained further and talked to."""
+
+
 class Settings(BaseModel):
     """Base of every settings model: unknown keys are refused, types are not coerced, fields are fixed once made.
 

@@ -147,7 +147,7 @@ def summary(artifact: Artifact) -> str:
     if kind == "corpus":
         records = figures["ledger"]["records"]
         return "documents: " + ", ".join(f"{records[key]:,} {key}" for key in ("kept", "dropped", "quarantined"))
-    if kind in ("pretrain", "sft"):
+    if "tokens_per_second" in figures:
         steps, tokens, speed = figures["steps"], figures["tokens"], figures["tokens_per_second"]
         return f"{steps:,} steps, {tokens:,} tokens at {speed:,.0f} tokens/s"
     main = main_figures(artifact)

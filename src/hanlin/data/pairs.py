@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from hanlin.artifacts import HanlinError, atomic_path, write_json
 from hanlin.data.order import permutation
-from hanlin.data.preferences import Preference
+from hanlin.data.preferences import Ranking
 from hanlin.data.rendered import place_of
 
 if TYPE_CHECKING:
@@ -38,8 +39,7 @@ class RenderedGroups:
     groups: NDArray[np.int64]
     """[G] sequences in each group; of a pair the chosen comes first"""
     scores: NDArray[np.float64]
-    """[S] how good each answer is: 1 and 0 in a pair without a margin, the margin and 0 in one with, 1 or 0 for an
-    answer that is judged alone, the given scores of a ranking"""
+    """[S] how good each answer is (`preferences.Ranking.scores`); of a pair, the better one's is its margin or 1"""
     metadata: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """[G]"""
 
@@ -53,6 +53,12 @@ class RenderedGroups:
     def members(self, group: int) -> range:
         """The sequences of a group."""
         return range(int(self._first[group]), int(self._first[group + 1]))
+
+    def prompt(self, group: int) -> NDArray[np.int32]:
+        """The tokens of a group's prompt."""
+        first = int(self._first[group])
+        start = int(self._start[first])
+        return self.ids[start : start + int(self.lengths[first] - self.answer_lengths[first])]
 
     def select(self, indices: Sequence[int] | NDArray[Any]) -> RenderedGroups:
         """Some of the groups, in the order of `indices`."""
@@ -148,53 +154,46 @@ def render_answer(
     return asked, whole.ids[len(asked) : last + 1], whole.trained[len(asked) : last + 1]
 
 
-def render_preferences(
-    preferences: Iterable[Preference],
+def render_rankings(
+    rankings: Iterable[Ranking],
     tokenizer: Tokenizer,
     length: int,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[RenderedGroups, Account]:
-    """Tokens of preferences: pairs are groups of two, judged answers groups of one.
+    """Tokens of rankings (`Ranking.of` makes one of a pair), each a group.
 
-    Answers that are too long for `length` tokens lose their end; a group whose prompt leaves no room, or whose answers
-    are the same after the cut, is left out, and counted.
+    Answers that are too long for `length` tokens lose their end; a group whose prompt leaves no room, or of which two
+    answers are the same after the cut, is left out, and counted.
     """
     account = Account()
-    ids: list[int] = []
-    counted: list[bool] = []
-    lengths: list[int] = []
-    answers: list[int] = []
-    groups: list[int] = []
-    scores: list[float] = []
+    ids, lengths, answers, groups = array.array("i"), array.array("q"), array.array("q"), array.array("q")
+    counted, scores = bytearray(), array.array("d")
     metadata: list[dict[str, Any]] = []
-    for number, preference in enumerate(preferences, start=1):
+    for number, ranking in enumerate(rankings, start=1):
         account.read += 1
-        place = place_of(preference.metadata, number)
-        given = [one for one in (preference.chosen, preference.rejected) if one is not None]
+        place = place_of(ranking.metadata, number)
         try:
-            parts = [render_answer(preference.prompt, one, preference.tools, tokenizer) for one in given]
+            parts = [render_answer(ranking.prompt, one, ranking.tools, tokenizer) for one in ranking.answers]
         except HanlinError as error:
             raise HanlinError(f"{place}: {error}") from None
-        room = length - len(parts[0][0])
-        whole = [part[1] for part in parts]
-        short = [part[1][: max(room, 0)] for part in parts]
-        if room < 1 or not all(any(part[2][:room]) for part in parts):
+        room = max(0, length - len(parts[0][0]))
+        short = [part[1][:room] for part in parts]
+        if not all(any(part[2][:room]) for part in parts):
             account.dropped.append(f"{place}: its prompt takes {len(parts[0][0])} of {length} tokens")
             continue
-        if len(short) == 2 and short[0] == short[1]:
-            account.dropped.append(f"{place}: cut to {length} tokens, both answers are the same")
+        if len(set(map(tuple, short))) < len(short):
+            account.dropped.append(f"{place}: within {length} tokens, two of its answers are the same")
             continue
-        account.cut += short != whole
+        account.cut += short != [part[1] for part in parts]
         account.kept += 1
         for (asked, _, marks), answer in zip(parts, short):
-            ids += asked + answer
-            counted += [False] * len(asked) + marks[: len(answer)]
+            ids.extend(asked + answer)
+            counted.extend([False] * len(asked) + marks[: len(answer)])
             lengths.append(len(asked) + len(answer))
             answers.append(len(answer))
         groups.append(len(short))
-        best = 1.0 if preference.margin is None else preference.margin
-        scores += [best, 0.0] if len(short) == 2 else [float(preference.chosen is not None)]
-        metadata.append({**preference.metadata, "margin": preference.margin})
+        scores.extend(ranking.scores)
+        metadata.append(ranking.metadata)
         if progress is not None and number % 100 == 0:
             progress(number)
     rendered = RenderedGroups(

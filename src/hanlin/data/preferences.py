@@ -28,6 +28,34 @@ class Preference:
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
+@dataclass
+class Ranking:
+    """Answers to one prompt with their scores, higher is better; of one answer alone, 1 (good) or 0 (bad)."""
+
+    prompt: list[Message]
+    answers: list[list[Message]]
+    scores: list[float]
+    tools: list[dict[str, Any]] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @staticmethod
+    def of(preference: Preference) -> Ranking:
+        """A pair as a ranking of two, the better first, with its margin (or 1) and 0; a judged answer as one of one."""
+        better, worse = preference.chosen, preference.rejected
+        answers = [answer for answer in (better, worse) if answer is not None]
+        high = 1.0 if preference.margin is None or len(answers) == 1 else preference.margin
+        scores = [high if answer is better else 0.0 for answer in answers]
+        return Ranking(preference.prompt, answers, scores, preference.tools, preference.metadata)
+
+    def apart(self) -> list[Ranking]:
+        """Each answer of a pair as one that is judged alone: what KTO makes of pairs."""
+        top = max(self.scores)
+        return [
+            Ranking(self.prompt, [answer], [float(score == top and score > 0)], self.tools, self.metadata)
+            for answer, score in zip(self.answers, self.scores)
+        ]
+
+
 _TURN = re.compile(r"\n\n(Human|Assistant):[ \n]?")
 
 
@@ -106,8 +134,8 @@ def _judged(row: dict[str, Any]) -> Preference:
     return Preference(with_system(prompt, row.get("system")), answer if good else None, None if good else answer)
 
 
-def _ranked(row: dict[str, Any]) -> list[Preference]:
-    """Every pair of answers with different scores; the margin is the scores' difference."""
+def _ranking(row: dict[str, Any]) -> Ranking:
+    """The answers of a ranked row with their scores."""
     if not isinstance(row["responses"], list) or not isinstance(row["scores"], list):
         raise RowError("responses and scores should be lists")
     responses, scores = cast(list[Any], row["responses"]), cast(list[Any], row["scores"])
@@ -117,17 +145,27 @@ def _ranked(row: dict[str, Any]) -> list[Preference]:
         prompt_messages(row["query"] if row.get("query") is not None else row["prompt"]), row.get("system")
     )
     answers = [answer_messages(value, f"responses[{index}]") for index, value in enumerate(responses)]
-    values = [_number(value, f"scores[{index}]") for index, value in enumerate(scores)]
-    pairs: list[Preference] = []
-    for better, high in zip(answers, values):
-        for worse, low in zip(answers, values):
-            if high is None or low is None:
-                raise RowError("a score is missing")
-            if high > low:
-                pairs.append(Preference(prompt, better, worse, high - low))
-    if not pairs:
+    values: list[float] = []
+    for index, value in enumerate(scores):
+        number = _number(value, f"scores[{index}]")
+        if number is None:
+            raise RowError("a score is missing")
+        values.append(number)
+    if max(values) == min(values):
         raise RowError("all scores are equal: no answer is preferred")
-    return pairs
+    return Ranking(prompt, answers, values)
+
+
+def _ranked(row: dict[str, Any]) -> list[Preference]:
+    """Every pair of answers with different scores; the margin is the scores' difference."""
+    ranking = _ranking(row)
+    rated = list(zip(ranking.answers, ranking.scores))
+    return [
+        Preference(ranking.prompt, better, worse, high - low)
+        for better, high in rated
+        for worse, low in rated
+        if high > low
+    ]
 
 
 def to_preferences(row: dict[str, Any], form: str) -> list[Preference]:
@@ -144,6 +182,21 @@ def to_preferences(row: dict[str, Any], form: str) -> list[Preference]:
         if preference.chosen == preference.rejected:
             raise RowError("chosen and rejected are the same")
     return found
+
+
+def to_rankings(row: dict[str, Any], form: str) -> list[Ranking]:
+    """A preference row as one ranking of all its answers. Raises RowError with the reason."""
+    preferences = to_preferences(row, form)
+    if form != "ranked":
+        return [Ranking.of(one) for one in preferences]
+    ranking = _ranking(row)
+    ranking.tools = preferences[0].tools
+    return [ranking]
+
+
+def read_rankings(paths: Path | Iterable[Path]) -> tuple[list[Ranking], ReadReport]:
+    """As `read_preferences`, but a ranked row stays one ranking, and every other row becomes one."""
+    return read_forms([paths] if isinstance(paths, Path) else paths, PREFERENCE_FORMS, to_rankings)
 
 
 def read_preferences(paths: Path | Iterable[Path]) -> tuple[list[Preference], ReadReport]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from hanlin.artifacts import HanlinError, Settings, Stage, StageContext, digest, hash_file
+from hanlin.artifacts import POLICY_KINDS, HanlinError, Settings, Stage, StageContext, digest, hash_file
 from hanlin.evaluation.gates import Gate
 from hanlin.evaluation.tasks import PlannedTask, Task, plan_task
 
@@ -133,8 +133,8 @@ EXAM_STAGE = Stage(
     settings=ExamSettings,
     run=run,
     inputs={
-        "model": ("pretrain", "sft"),
-        "before": ("pretrain", "sft"),
+        "model": POLICY_KINDS,
+        "before": POLICY_KINDS,
         "world": ("world",),
         "corpus": ("corpus",),
     },

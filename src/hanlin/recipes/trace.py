@@ -17,7 +17,7 @@ def trace_step(run: Path, step: int, stage: str | None = None) -> dict[str, Any]
     """
     if (run / "recipe.yaml").is_file():
         artifacts = open_run(run)
-        trained = {name: found for name, found in artifacts.items() if found.manifest.kind in ("pretrain", "sft")}
+        trained = {name: found for name, found in artifacts.items() if "steps" in found.figures}
         if stage is not None and stage not in trained:
             raise HanlinError(
                 f"{run} has no finished training stage {stage!r}. It has: {', '.join(trained) or 'none'}."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from hanlin.artifacts import Artifact, HanlinError, Settings, Stage, StageContext, hash_file, write_json
+from hanlin.artifacts import POLICY_KINDS, Artifact, HanlinError, Settings, Stage, StageContext, hash_file, write_json
 from hanlin.training.settings import LoopSettings, OptimizerSettings, ScheduleSettings, settle_steps
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ SFT_STAGE = Stage(
     kind="sft",
     settings=SftSettings,
     run=run_sft,
-    inputs={"model": ("pretrain", "sft"), "world": ("world",)},
+    inputs={"model": POLICY_KINDS, "world": ("world",)},
     paths=("data",),
     fingerprint=fingerprint_data,
     resolve=resolve_sft,

@@ -19,7 +19,7 @@ from hanlin.tokenization import Tokenizer
 from hanlin.training.compiling import choose_compile
 from hanlin.training.job import Job
 from hanlin.training.loop import train
-from hanlin.training.objectives import next_token, token_losses
+from hanlin.training.objectives import Objective, OnPolicy, next_token, token_losses
 from hanlin.training.parallel import World
 from hanlin.training.precision import DTYPES, choose_precision, matmul_rate
 from hanlin.training.settings import LoopSettings
@@ -34,7 +34,7 @@ class Epochs(Protocol):
     @property
     def steps_per_epoch(self) -> int: ...
 
-    def step(self, step: int, rank: int = 0, ranks: int = 1) -> Batch: ...
+    def step(self, step: int, rank: int = 0, ranks: int = 1) -> Any: ...
 
     def trace(self, step: int) -> list[dict[str, Any]]: ...
 
@@ -74,8 +74,11 @@ def train_language_model(
     context: StageContext,
     evaluate: Callable[[Any], dict[str, float]] | None,
     token_counts: Tensor | None = None,
+    objective: Objective | None = None,
+    on_policy: OnPolicy | None = None,
 ) -> dict[str, Any]:
-    """Train by next-token prediction, write the model into `context.workdir`, and return the stage's figures."""
+    """Train towards `objective` (None: next-token prediction), write the model into `context.workdir`, and return the
+    stage's figures."""
     world = World.current()
     config = model.config
     steps = count_steps(loop, source)
@@ -87,12 +90,13 @@ def train_language_model(
         context.progress.say(f"warning: {warnings[-1]}")
     job = Job(
         model=model,
-        objective=next_token(loop.z_loss),
+        objective=objective or next_token(loop.z_loss),
         source=source,
         steps=steps,
         flops_per_token=flops_per_token(config, loop.sequence_length),
+        on_policy=on_policy,
         evaluate=evaluate,
-        token_losses=token_losses,
+        token_losses=token_losses if objective is None else None,
         token_counts=token_counts,
         spell=lambda token: tokenizer.token_bytes(token).decode("utf-8", "replace") or tokenizer.decode([token], False),
         facts={"norms": "pre", "qk_norm": config.qk_norm},

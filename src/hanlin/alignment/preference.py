@@ -1,0 +1,314 @@
+"""The stage `preference`: a model is taught from pairs of answers directly, by DPO or one of its kin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+from pydantic import Field, model_validator
+
+from hanlin.alignment.prepared import (
+    MAKERS,
+    Form,
+    PreferenceData,
+    PreparedGroups,
+    bytes_to_read,
+    fingerprint_data,
+)
+from hanlin.artifacts import POLICY_KINDS, Stage, StageContext
+from hanlin.training.settings import LoopSettings, OptimizerSettings, ScheduleSettings, settle_steps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from hanlin.data.pairs import RenderedGroups
+    from hanlin.data.sequences import Sequences
+    from hanlin.training.objectives import LossParts, Objective
+
+Loss = Literal["dpo", "ipo", "kto", "orpo", "simpo", "robust-dpo"]
+BETAS = {"dpo": 0.1, "robust-dpo": 0.1, "ipo": 0.1, "kto": 0.1, "simpo": 2.0}
+"""What β is where it is left out: the papers' usual values"""
+WITHOUT_REFERENCE = ("orpo", "simpo", "rrhf")
+
+
+class AlignmentOptimizer(OptimizerSettings):
+    """As in pretraining; AdamW, and much lower rates: the model is to change little."""
+
+    name: Literal["muon", "adamw"] = "adamw"
+    """What moves the hidden matrices; embeddings, head, norms and biases are moved by AdamW in either case."""
+    learning_rate: float = Field(default=2e-5, gt=0)
+    """Peak rate of the hidden matrices."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled decay of the hidden matrices, times the learning rate a step."""
+
+
+class AlignmentSchedule(ScheduleSettings):
+    """As in pretraining, but falling from the start."""
+
+    warmup_fraction: float = Field(default=0.1, ge=0, le=1)
+    """Share of the steps in which the rate rises linearly."""
+    decay_fraction: float = Field(default=1.0, ge=0, le=1)
+    """wsd: share of the steps in which the rate falls."""
+    decay_shape: Literal["1-sqrt", "linear"] = "linear"
+    """wsd: form of the fall."""
+
+
+class AlignmentLoop(LoopSettings):
+    """As in pretraining; `rows` are groups (pairs, rankings, judged answers), `sequence_length` is the most that a
+    prompt with an answer may have."""
+
+    rows: int = Field(default=32, ge=1)
+    """Groups in a step, over all ranks and micro-batches."""
+    # Of fixed fields a narrower type is sound: nothing else can be assigned to them. pyright can't see that they are.
+    optimizer: AlignmentOptimizer = AlignmentOptimizer()  # pyright: ignore[reportIncompatibleVariableOverride]
+    """The rule that changes the weights."""
+    schedule: AlignmentSchedule = AlignmentSchedule()  # pyright: ignore[reportIncompatibleVariableOverride]
+    """The learning rate's course."""
+    compile: bool | Literal["auto"] = False
+    """torch.compile of the blocks. Rows are of another shape in every step here, and each shape compiles anew."""
+
+
+class DirectSettings(PreferenceData):
+    """What all direct methods ask for."""
+
+    model: str
+    """The stage, or the Hugging Face directory, of the model to begin with; as it is then, it is the reference."""
+    loop: AlignmentLoop = AlignmentLoop()
+    """Batches, steps, optimiser, precision, checkpoints."""
+
+
+class PreferenceSettings(DirectSettings):
+    """Trains a model on preferences directly, with no reward model and no sampling."""
+
+    loss: Loss = "dpo"
+    """dpo, robust-dpo, ipo: pairs against a reference. kto: judged answers (pairs are taken apart) against a reference.
+    orpo, simpo: pairs, no reference. Equations: `alignment/losses.py`."""
+    beta: float | None = Field(default=None, gt=0)
+    """Strength of the pull to the reference (IPO's τ; SimPO's scale of rewards); left out: 0.1 (SimPO: 2)."""
+    flip_rate: float = Field(default=0.1, ge=0, lt=0.5)
+    """robust-dpo: the share of preferences that are expected to be the wrong way round."""
+    target_margin: float = Field(default=0.5, ge=0)
+    """simpo: γ, by how much the chosen answer's reward is to be higher."""
+    ratio_weight: float = Field(default=0.1, gt=0)
+    """orpo: λ, the weight of the odds ratio beside the chosen answer's likelihood."""
+    desirable_weight: float = Field(default=1.0, gt=0)
+    """kto: λ_D, the weight of good answers. The paper asks for λ_D · good / (λ_U · bad) between 1 and 4/3."""
+    undesirable_weight: float = Field(default=1.0, gt=0)
+    """kto: λ_U, the weight of bad answers."""
+    sft_weight: float = Field(default=0.0, ge=0)
+    """Weight of the mean -log π a token of the better answer, beside the loss: it keeps good answers from becoming
+    rarer while bad ones become rarer still."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.beta is not None and self.loss not in BETAS:
+            raise ValueError(f"{self.loss} has no beta: leave it out (with one: {', '.join(BETAS)})")
+        return self
+
+
+class RrhfSettings(DirectSettings):
+    """Trains a model to find better answers likelier, from rankings of any number of answers (Yuan et al. 2023)."""
+
+    sft_weight: float = Field(default=1.0, ge=0)
+    """Weight of -log π of the best answer beside the ranking loss."""
+
+    @property
+    def loss(self) -> Literal["rrhf"]:
+        return "rrhf"
+
+
+Direct = PreferenceSettings | RrhfSettings
+D = TypeVar("D", PreferenceSettings, RrhfSettings)
+
+
+def strength(settings: Direct) -> float:
+    """β, filled in; 1 where the loss has none."""
+    given = getattr(settings, "beta", None)
+    return given if given is not None else BETAS.get(settings.loss, 1.0)
+
+
+def form(settings: Direct) -> Form:
+    """What a group is for this loss."""
+    if settings.loss == "rrhf":
+        return "rankings"
+    return "judged" if settings.loss == "kto" else "pairs"
+
+
+def resolve_preference(settings: D, context: StageContext) -> D:
+    """Decide steps, device and precision, and give a number to everything that was left out."""
+    from hanlin.data.pairs import GroupsSource
+    from hanlin.models.hub import load_config
+    from hanlin.tokenization import Tokenizer
+    from hanlin.training.stages import resolve_loop
+
+    model = context.inputs["model"].path
+    loop = settings.loop
+    prepared = PreparedGroups(settings, context, Tokenizer.load(model), loop.sequence_length, form(settings))
+    source = GroupsSource(prepared.train, loop.rows, context.seed)
+    beta = {"beta": strength(settings)} if settings.loss in BETAS else {}
+    return settings.model_copy(
+        update={"loop": resolve_loop(loop, load_config(model), source, context.progress), **beta}
+    )
+
+
+def run_preference(settings: Direct, context: StageContext) -> dict[str, Any]:
+    """Train in `context.workdir`, which becomes a Hugging Face directory; goes on where an earlier attempt stopped."""
+    from hanlin.alignment.reference import KtoSource, reference_logprobs
+    from hanlin.data.pairs import GroupsSource
+    from hanlin.models.hub import load_model
+    from hanlin.tokenization import Tokenizer
+    from hanlin.training.stages import check_length, train_language_model
+
+    tokenizer, loop = Tokenizer.load(context.inputs["model"].path), settings.loop
+    prepared = PreparedGroups(settings, context, tokenizer, loop.sequence_length, form(settings))
+    prepared.say(context)
+    model = load_model(context.inputs["model"].path)
+    check_length(model.config, loop.sequence_length)
+    objective = preference_objective(settings)
+
+    def source(name: str, rendered: RenderedGroups, rows: int, seed: int) -> GroupsSource:
+        if settings.loss in WITHOUT_REFERENCE:
+            return GroupsSource(rendered, rows, seed)
+        reference = reference_logprobs(name, rendered, model, loop, context)
+        if settings.loss == "kto":
+            return KtoSource(rendered, rows, seed, reference, context.inputs["model"].path, loop)
+        return GroupsSource(rendered, rows, seed, {"reference": reference})
+
+    train = source("train", prepared.train, loop.rows, context.seed)
+    evaluate = None
+    if prepared.validation is not None:
+        held_out = source("validation", prepared.validation, min(loop.rows, len(prepared.validation)), 0)
+        evaluate = measure(objective, held_out, loop.micro_rows or 8)
+    on_policy = train if isinstance(train, KtoSource) else None
+    figures = train_language_model(
+        model, tokenizer, train, loop, context, evaluate, objective=objective, on_policy=on_policy
+    )
+    return {**figures, "data": prepared.reading, "groups": len(prepared.train)}
+
+
+def preference_objective(settings: Direct) -> Objective:
+    """The loss asked for, over a batch of groups; its metrics are means over groups: accuracy (the better answer has
+    the higher implicit reward), margin (of the implicit rewards), chosen and rejected (log-probabilities' gain over the
+    reference, or log-probabilities a token where there is none)."""
+    from hanlin.alignment.policy import answer_scores, counted_lengths, sum_by_sequence
+    from hanlin.training.objectives import LossParts
+
+    def objective(model: Any, batch: Sequences) -> LossParts:
+        logp = sum_by_sequence(answer_scores(model, batch).logprobs, batch)
+        lengths = counted_lengths(batch, logp)
+        losses, rewards = _losses(settings, batch, logp, lengths)
+        metrics = _metrics(settings, batch, rewards)
+        total = losses.sum()
+        if settings.sft_weight and isinstance(settings, PreferenceSettings):
+            best = batch.of_sequence["scores"] > 0
+            total = total - settings.sft_weight * (logp / lengths)[best].sum()
+        count = logp.new_tensor(batch.rows)
+        return LossParts(total, count, {"loss": losses.sum(), **metrics})
+
+    return objective
+
+
+def _losses(settings: Direct, batch: Sequences, logp: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """(losses [G], implicit rewards [S])."""
+    import torch
+
+    from hanlin.alignment import losses
+
+    beta, values = strength(settings), batch.of_sequence
+    if isinstance(settings, RrhfSettings):
+        sizes = batch.groups.tolist()
+        parts = zip(logp.split(sizes), lengths.split(sizes), values["scores"].split(sizes))
+        return torch.stack([losses.rrhf(*part, settings.sft_weight) for part in parts]), logp / lengths
+    if settings.loss == "orpo":
+        return losses.orpo(_pairs(logp), _pairs(lengths), settings.ratio_weight), logp / lengths
+    if settings.loss == "simpo":
+        return losses.simpo(_pairs(logp), _pairs(lengths), beta, settings.target_margin), beta * logp / lengths
+    delta = logp - values["reference"].to(logp)
+    if settings.loss == "kto":
+        weights = settings.desirable_weight, settings.undesirable_weight
+        return losses.kto(delta, values["scores"] > 0, values["baseline"].to(delta), beta, weights), beta * delta
+    if settings.loss == "ipo":
+        return losses.ipo(_pairs(delta), beta), beta * delta
+    if settings.loss == "robust-dpo":
+        return losses.robust_dpo(_pairs(delta), beta, settings.flip_rate), beta * delta
+    return losses.dpo(_pairs(delta), beta), beta * delta
+
+
+def _pairs(values: Tensor) -> Tensor:
+    return values.view(-1, 2)
+
+
+def _metrics(settings: Direct, batch: Sequences, rewards: Tensor) -> dict[str, Tensor]:
+    """Sums over groups, without gradient."""
+    import torch
+
+    rewards, scores = rewards.detach(), batch.of_sequence["scores"]
+    if form(settings) == "judged":
+        good = scores > 0
+        baseline = strength(settings) * batch.of_sequence["baseline"].to(rewards)
+        return {
+            "accuracy": ((rewards > baseline) == good).to(rewards).sum(),
+            "chosen": rewards[good].sum(),
+            "rejected": rewards[~good].sum(),
+            "baseline": baseline.sum(),
+        }
+    if form(settings) == "rankings":
+        sizes = batch.groups.tolist()
+        top = [
+            rewards.new_tensor(float(part.argmax() == given.argmax()))
+            for part, given in zip(rewards.split(sizes), scores.split(sizes))
+        ]
+        return {"accuracy": torch.stack(top).sum()}
+    chosen, rejected = _pairs(rewards).unbind(1)
+    return {
+        "accuracy": (chosen > rejected).to(rewards).sum(),
+        "margin": (chosen - rejected).sum(),
+        "chosen": chosen.sum(),
+        "rejected": rejected.sum(),
+    }
+
+
+def measure(objective: Objective, source: Any, rows: int) -> Callable[[Any], dict[str, float]]:
+    """Means of an objective's metrics over one pass of a source, `rows` groups at a time."""
+
+    def evaluate(model: Any) -> dict[str, float]:
+        device = next(model.parameters()).device
+        sums: dict[str, float] = {}
+        count = 0.0
+        for step in range(source.steps_per_epoch):
+            if hasattr(source, "prepare"):
+                source.prepare(model, step, 0)
+            batch = source.step(step)
+            if step == source.steps_per_epoch - 1:
+                # The last step begins the next pass, which is not wanted here.
+                batch = batch.slice(0, len(source.rendered) - step * source.rows)
+            for start in range(0, batch.rows, rows):
+                parts: LossParts = objective(model, batch.slice(start, min(start + rows, batch.rows)).to(device))
+                for name, value in parts.metrics.items():
+                    sums[name] = sums.get(name, 0.0) + float(value)
+                count += float(parts.tokens)
+        return {name: value / count for name, value in sums.items()}
+
+    return evaluate
+
+
+def _stage(kind: str, settings: type[Any]) -> Stage[Any]:
+    return Stage(
+        kind=kind,
+        settings=settings,
+        run=run_preference,
+        inputs={"model": POLICY_KINDS, "world": ("world",), "preferences": MAKERS},
+        paths=("data",),
+        fingerprint=fingerprint_data,
+        resolve=resolve_preference,
+        settle=settle_steps,
+        reads=bytes_to_read,
+        transient=("checkpoints",),
+        journal=("metrics.jsonl",),
+        trains=True,
+    )
+
+
+PREFERENCE_STAGE = _stage("preference", PreferenceSettings)
+RRHF_STAGE = _stage("rrhf", RrhfSettings)
