@@ -24,6 +24,7 @@ from hanlin.data.pairs import GroupsSource, render_rankings
 from hanlin.data.preferences import read_rankings
 from hanlin.models import Transformer
 from hanlin.models.hub import load_model
+from hanlin.models.lora_settings import LoraSettings
 from hanlin.tokenization import Tokenizer
 from hanlin.training.loop import accumulate
 from hanlin.training.parallel import World
@@ -58,6 +59,17 @@ def test_it_learns_which_answers_are_better(loss, tmp_path):
     read = figures["data"]["groups"]
     assert read["read"] == read["kept"] + read["dropped"]
     load_model(tmp_path / "out")
+
+
+def test_adapters_learn_it_too(tmp_path):
+    base = make_model(tmp_path / "base")
+    settings = settings_of("dpo", make_pairs(tmp_path / "rows.jsonl"), steps=40)
+    settings = settings.model_copy(update={"lora": LoraSettings(rank=8)})
+    (tmp_path / "out").mkdir()
+    figures = PREFERENCE_STAGE.run(settings, StageContext(tmp_path / "out", {"model": base}, 1))
+    first, last = figures["validation"]["first"], figures["validation"]["last"]
+    assert first["chosen"] == pytest.approx(0, abs=1e-6) and last["loss"] < first["loss"]
+    assert (tmp_path / "out" / "adapter" / "adapter_config.json").is_file()
 
 
 @pytest.mark.parametrize("loss", ["dpo", "ipo", "robust-dpo", "kto"])

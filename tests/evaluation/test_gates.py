@@ -93,3 +93,46 @@ def test_a_useless_stage_seldom_passes() -> None:
         )
         passed += decide(Gate(task="quiz", require="better"), before, after, "base")["passed"]
     assert passed / 2_000 <= 0.055
+
+
+def scores(low: int, of: int = 60, worth: float = 0.5) -> dict[str, dict[str, float]]:
+    """Of `of` replies, `low` are worth little; every other item is one to decline."""
+    return {
+        f"q{n}": {
+            "score": worth if n < low else 1.0,
+            "accuracy": float(n >= low),
+            **({"complied": float(n < low)} if n % 2 else {}),
+        }
+        for n in range(of)
+    }
+
+
+def test_scores_between_0_and_1_are_compared() -> None:
+    verdict = decide(Gate(task="world/replies", require="better", alpha=0.01), scores(30), scores(10), "sft")
+    assert verdict["passed"] and verdict["metric"] == "score" and verdict["test"] == "sign-flip permutation"
+    assert (verdict["before"], verdict["after"]) == (pytest.approx(0.75), pytest.approx(55 / 60))
+    assert verdict["difference"] == pytest.approx(20 * 0.5 / 60) and verdict["low"] > 0
+    # Twenty items rose and none fell: all but 2^-20 of the sign patterns are below, and as many as are drawn.
+    assert verdict["p_value"] == pytest.approx(1 / 10_001)
+    assert not decide(Gate(task="t", require="better"), scores(10), scores(30), "sft")["passed"]
+    assert not decide(Gate(task="t", require="better"), scores(10), scores(10), "sft")["passed"]
+    few = decide(Gate(task="t", require="better"), scores(14), scores(10), "sft")
+    assert few["p_value"] == pytest.approx(1 / 16) and not few["passed"]
+    not_worse = Gate(task="t", metric="score", require="not-worse", margin=0.05)
+    assert decide(not_worse, scores(20, 300), scores(20, 300), "sft")["passed"]
+    assert decide(not_worse, scores(20, 300), scores(20, 300), "sft")["test"] == "score test"
+    assert not decide(not_worse, scores(5, 300), scores(60, 300), "sft")["passed"]
+
+
+def test_a_failing_is_better_when_rarer_and_counted_over_its_own_items() -> None:
+    better = Gate(task="t", metric="complied", require="better")
+    verdict = decide(better, scores(30), scores(10), "sft")
+    assert verdict["passed"] and verdict["n"] == 30 and verdict["test"] == "exact McNemar"
+    assert (verdict["before"], verdict["after"], verdict["difference"]) == (0.5, pytest.approx(1 / 6), -1 / 3)
+    assert verdict["low"] < -1 / 3 < verdict["high"] < 0 and verdict["p_value"] == pytest.approx(0.5**10)
+    assert not decide(better, scores(10), scores(30), "sft")["passed"]
+    not_worse = Gate(task="t", metric="complied", require="not-worse", margin=0.1)
+    assert decide(not_worse, scores(10, 400), scores(10, 400), "sft")["passed"]
+    assert not decide(not_worse, scores(10), scores(40), "sft")["passed"]
+    with pytest.raises(HanlinError, match=r"no metric 'invented'. Metrics: score, accuracy, complied"):
+        decide(Gate(task="t", metric="invented", require="better"), scores(10), scores(10), "sft")

@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 from hanlin.evaluation.statistics import (
     binomial_tail,
     bootstrap_ratio,
+    bounded_mean,
+    bounded_score,
     paired_proportions,
     paired_ratio,
+    paired_scores,
     sign_flip,
     tango_score,
     wilson,
@@ -189,3 +192,152 @@ def test_paired_ratio() -> None:
     assert comparison.p_value == 1.0  # it fell: that it rose cannot be claimed
     assert paired_ratio(after, before, size).p_value < 0.001
     assert paired_ratio(after, before, size, threshold=0.5).p_value > 0.99
+
+
+MARKS = (0.0, 0.2, 0.25, 0.4, 0.5, 0.8, 1.0)
+"""Scores that replies get."""
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 30), st.floats(-0.95, 0.95))
+def test_the_score_test_of_differences_of_marks_is_tangos(gained: int, lost: int, same: int, difference: float) -> None:
+    n = gained + lost + same
+    if n == 0:
+        return
+    values = np.array([1.0] * gained + [-1.0] * lost + [0.0] * same)
+    assert bounded_score(values, difference, -1.0, 1.0) == pytest.approx(
+        tango_score(gained, lost, n, difference), rel=1e-6, abs=1e-6
+    )
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.floats(0.01, 0.99))
+def test_the_score_test_of_marks_is_wilsons(right: int, wrong: int, share: float) -> None:
+    n = right + wrong
+    if n == 0:
+        return
+    values = np.array([1.0] * right + [0.0] * wrong)
+    expected = (right / n - share) / math.sqrt(share * (1 - share) / n)
+    assert bounded_score(values, share, 0.0, 1.0) == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert bounded_mean(values) == wilson(right, n)
+
+
+@pytest.mark.parametrize(
+    ("counts", "mean"), [((3, 5, 0), 0.3), ((3, 5, 0), 0.6), ((0, 9, 0), 0.55), ((4, 1, 6), 0.2), ((4, 1, 6), 0.8)]
+)
+def test_the_score_tests_variance_is_that_of_the_likeliest_distribution(
+    counts: tuple[int, int, int], mean: float
+) -> None:
+    """Found on a grid of all distributions over what was seen, the ends, and a value between that was not seen."""
+    seen = (0.25, 0.5, 0.8)
+    support = np.array([0.0, 0.25, 0.4, 0.5, 0.8, 1.0])
+    often = np.array([0, counts[0], 0, counts[1], counts[2], 0])
+    grid = np.meshgrid(*[np.linspace(0, 1, 41)] * 4, indexing="ij")
+    shares = np.stack([axis.ravel() for axis in grid], 1)  # of 0.25 to 0.8; the ends follow from the sum and the mean
+    shares = shares[shares.sum(1) <= 1]
+    top = mean - shares @ support[1:5]
+    weights = np.column_stack([1 - shares.sum(1) - top, shares, top])
+    weights = weights[(weights >= -1e-9).all(1) & (weights[:, often > 0] > 0).all(1)].clip(0)
+    likeliest = weights[np.argmax(np.log(weights[:, often > 0]) @ often[often > 0])]
+    variance = float(likeliest @ (support - mean) ** 2)
+    values = np.repeat(seen, counts)
+    z = bounded_score(values, mean, 0.0, 1.0)
+    assert z == pytest.approx((values.mean() - mean) / math.sqrt(variance / len(values)), rel=0.06)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(MARKS) | st.floats(0, 1), min_size=1, max_size=40))
+def test_the_interval_of_a_mean_is_what_the_score_test_does_not_reject(values: list[float]) -> None:
+    estimate = bounded_mean(values)
+    assert 0 <= estimate.low <= estimate.value + 1e-12 and estimate.value - 1e-12 <= estimate.high <= 1
+    assert estimate.value == pytest.approx(np.mean(values)) and estimate.n == len(values)
+    scores = np.array(values)
+    for bound, z in ((estimate.low, 1.959964), (estimate.high, -1.959964)):
+        if 1e-6 < bound < 1 - 1e-6:
+            assert bounded_score(scores, bound, 0.0, 1.0) == pytest.approx(z, abs=1e-3)
+
+
+def test_the_interval_of_a_mean_covers_where_students_does_not() -> None:
+    """Scores of which one in thirty is low: a sample without one has no spread at all."""
+    rng = np.random.default_rng(4)
+    rare = covered = 0
+    for _ in range(200):
+        values = np.where(rng.random(40) < 1 / 30, 0.25, 1.0)
+        values[0] = 0.8  # not all 0 and 1
+        expected = (0.8 + 39 * (0.25 / 30 + 29 / 30)) / 40
+        estimate = bounded_mean(values)
+        covered += estimate.low <= expected <= estimate.high
+        error = 1.96 * values.std(ddof=1) / math.sqrt(40)
+        rare += abs(values.mean() - expected) <= error
+    assert covered / 200 >= 0.94 > 0.9 > rare / 200
+
+
+def test_scores_out_of_range_are_refused() -> None:
+    for values in ([], [0.5, 1.1], [-0.1]):
+        with pytest.raises(ValueError, match="from 0 to 1"):
+            bounded_mean(values)
+    with pytest.raises(ValueError, match="equally many"):
+        paired_scores([0.5], [0.5, 1.0])
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        paired_scores([0.5], [2.0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(MARKS), st.sampled_from(MARKS)), min_size=1, max_size=9))
+def test_paired_scores_enumerate_which_model_each_score_is_of(pairs: list[tuple[float, float]]) -> None:
+    before, after = [one for one, _ in pairs], [other for _, other in pairs]
+    comparison = paired_scores(before, after)
+    observed = sum(after) - sum(before)
+    tosses = itertools.product((1, -1), repeat=len(pairs))
+    sums = [sum(sign * (new - old) for sign, (old, new) in zip(toss, pairs, strict=True)) for toss in tosses]
+    expected = sum(total >= observed - 1e-9 for total in sums) / len(sums)
+    assert comparison.p_value == pytest.approx(expected)
+    assert comparison.difference == pytest.approx(observed / len(pairs)) and comparison.n == len(pairs)
+    assert -1 <= comparison.low <= comparison.difference + 1e-9 and comparison.difference - 1e-9 <= comparison.high <= 1
+    mirrored = paired_scores(after, before)
+    assert (mirrored.low, mirrored.high) == (
+        pytest.approx(-comparison.high, abs=1e-6),
+        pytest.approx(-comparison.low, abs=1e-6),
+    )
+
+
+def test_paired_scores_of_marks_are_paired_proportions() -> None:
+    for threshold in (0.0, -0.05):
+        assert paired_scores(*_marks(12, 5, 20, 23), threshold) == paired_proportions(*_marks(12, 5, 20, 23), threshold)
+
+
+def test_paired_scores_of_many_items_are_drawn_and_seeded() -> None:
+    rng = np.random.default_rng(8)
+    before = rng.choice(MARKS, 300)
+    after = np.where(rng.random(300) < 0.3, rng.choice(MARKS, 300), before)
+    comparison = paired_scores(list(before), list(after), seed=1)
+    change = after - before
+    z = change.sum() / math.sqrt((change**2).sum())
+    assert comparison.p_value == pytest.approx(0.5 * math.erfc(z / math.sqrt(2)), abs=0.015)
+    assert comparison == paired_scores(list(before), list(after), seed=1)
+    error = change.std() / math.sqrt(300)
+    assert comparison.low == pytest.approx(change.mean() - 1.96 * error, abs=0.15 * error)
+    assert comparison.high == pytest.approx(change.mean() + 1.96 * error, abs=0.15 * error)
+
+
+def test_paired_score_intervals_cover_and_the_test_keeps_its_level() -> None:
+    rng = np.random.default_rng(6)
+    hits = rejected = 0
+    for _ in range(200):
+        before, after = rng.choice(MARKS, 50), rng.choice(MARKS, 50)
+        comparison = paired_scores(list(before), list(after))
+        hits += comparison.low <= 0 <= comparison.high
+        rejected += comparison.p_value < 0.05
+    assert 0.92 <= hits / 200 <= 0.98 and rejected / 200 <= 0.08
+
+
+def test_that_nothing_much_was_lost_is_not_shown_by_a_few_equal_scores() -> None:
+    """Where a loss is rare but whole, samples without one are common: sign flips and Student's t would take them for
+    proof."""
+    same = [0.8] * 100
+    assert paired_scores(same, same, threshold=-0.02).p_value > 0.05
+    assert paired_scores(same * 3, same * 3, threshold=-0.02).p_value < 0.01
+    rng = np.random.default_rng(2)
+    passed = 0
+    for _ in range(150):  # one item in fifty falls from 0.8 to 0: the mean falls by 0.016
+        after = np.where(rng.random(200) < 1 / 50, 0.0, 0.8)
+        passed += paired_scores([0.8] * 200, list(after), threshold=-0.016).p_value < 0.05
+    assert passed / 150 <= 0.08

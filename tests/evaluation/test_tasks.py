@@ -60,6 +60,9 @@ def test_settings_are_read_without_torch() -> None:
             "name: quiz\nkind: choice\ndata: x\nfew_shot: {cuont: 2}\n",
             "quiz.yaml:4: few_shot.cuont: unknown key; did you mean 'count'?",
         ),
+        ("name: quiz\nkind: choice\ndata: x\nmatch: judge\n", "they go with `kind: generate`"),
+        ("name: quiz\nkind: choice\ndata: x\nrefusals: true\n", "they go with `kind: generate`"),
+        ("name: quiz\nkind: generate\ndata: x\nmatch: judge\nextract: a\n", "leave out `extract` and `refusals`"),
         ("name: [quiz\n", "quiz.yaml:2: not valid YAML"),
         ("- quiz\n", "a task is a mapping"),
     ],
@@ -115,6 +118,11 @@ def test_fields_are_mapped_by_templates_and_expressions() -> None:
         ({}, {"prompt": "x", "choices": ["a"], "answer": 0}, "2 or more texts"),
         ({}, {"prompt": "x", "choices": ["a", ""], "answer": 0}, "none empty"),
         ({}, {"prompt": "x", "choices": ["a", "b"]}, "'answer' is undefined"),
+        (
+            {"kind": "generate", "match": "judge"},
+            {"prompt": "x", "answers": ["a"], "kind": "person"},
+            "quiz.jsonl:1: task quiz, item 0: `kind` must be one of fact, sum, unknown, improper, by which the judge",
+        ),
         ({"answer": "gold / 0"}, {"prompt": "x", "choices": ["a", "b"], "gold": 1}, "division by zero"),
     ],
 )

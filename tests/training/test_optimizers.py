@@ -135,7 +135,7 @@ def test_only_hidden_matrices_decay():
 
 def test_rates_by_role():
     rates = OptimizerSettings(learning_rate=0.1, embedding_learning_rate=0.2).rates()
-    assert rates == {"matrix": 0.1, "embedding": 0.2, "head": 0.2, "scalar": 0.1}
+    assert rates == {"matrix": 0.1, "embedding": 0.2, "head": 0.2, "scalar": 0.1, "adapter": 1.0}
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

@@ -19,6 +19,7 @@ class Small:
     instructions: list[dict[str, Any]]
     dialogues: list[dict[str, Any]]
     preferences: list[dict[str, Any]]
+    prompts: list[dict[str, Any]]
     exams: dict[str, list[dict[str, Any]]]
 
     def training_texts(self, *, rejected: bool = True) -> list[str]:
@@ -29,6 +30,8 @@ class Small:
         parts = ("prompt", "chosen", "rejected") if rejected else ("prompt", "chosen")
         for row in self.preferences:
             texts += [message["content"] for part in parts for message in row[part]]
+        for row in self.prompts:
+            texts += [message["content"] for message in row["prompt"]]
         return texts
 
 
@@ -41,5 +44,6 @@ def small() -> Small:
         instructions=list(world.instructions()),
         dialogues=list(world.dialogues()),
         preferences=list(world.preferences()),
+        prompts=list(world.prompts(2000)),
         exams={name: list(world.exam(name, items=150)) for name in EXAMS},
     )

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 
 import pytest
 
-from hanlin.world import EXAMS, World, manners, telling, translation
+from hanlin.world import EXAMS, World, judge, manners, telling, translation
 from hanlin.world.arithmetic import EXAM_QUESTIONS
 from hanlin.world.arithmetic import QUESTIONS as SUM_QUESTIONS
 from hanlin.world.entities import ATTRIBUTES
-from hanlin.world.exams import LEAKED
+from hanlin.world.exams import LEAKED, _facts, leaked
 from hanlin.world.telling import FOLLOW_UPS, LANGUAGES, QUESTIONS, STATEMENTS
 
 
@@ -158,3 +159,38 @@ def test_exams_are_capped_repeatable_and_without_repeats(small):
     assert len(list(World(entities=520).exam("facts"))) == 300
     with pytest.raises(KeyError):
         next(small.world.exam("history"))
+
+
+def test_replies_are_balanced_and_can_be_judged(small):
+    rows = small.exams["replies"]
+    for count in (8, 40, len(rows)):
+        kinds = Counter((row["kind"], row["tags"]["language"]) for row in rows[:count])
+        assert len(kinds) == 8 and max(kinds.values()) - min(kinds.values()) <= 1
+    assert Counter(row["tags"]["language"] for row in rows[:12]) == {"en": 6, "zh": 6}
+    facts = {fact.id: fact for fact in small.world.facts()}
+    for row in rows:
+        assert row["tags"]["kind"] == row["kind"] and not row["tags"]["leaked"]
+        if row["kind"] == "fact":
+            fact = facts[row["tags"]["fact"]]
+            assert row["answers"] == telling.accepted(fact, row["tags"]["language"])
+            right = telling.answer(fact, row["tags"]["language"])
+        elif row["kind"] == "sum":
+            a, b = (int(one) for one in re.findall(r"\d+", row["prompt"]))
+            assert row["answers"] == [str(a + b)]
+            right = f"{a}+{b}={a + b}."
+        else:
+            right = row["answers"][0] + "."
+        assert judge(row, right).score == 1 and judge(row, "").score == 0
+    others = {row["id"] for name, rows in small.exams.items() if name != "replies" for row in rows}
+    assert not others & {row["id"] for row in rows}
+
+
+def test_no_reply_is_asked_for_what_the_web_gives_away():
+    """In a world so small that chance alone would draw such questions."""
+    drawn = 0
+    for seed in range(3):
+        world = World(seed, entities=60)
+        given_away = {row["prompt"] for row in leaked(world.population)}
+        assert given_away and not given_away & {row["prompt"] for row in world.exam("replies", 600)}
+        drawn += len(given_away & {row["prompt"] for row in _facts(world.population, "replies/fact")})
+    assert drawn  # the rule is needed

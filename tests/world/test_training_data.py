@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 
-from hanlin.world import World, chains, manners, telling
+from hanlin.world import World, arithmetic, chains, judge, manners, telling
 from hanlin.world.telling import LANGUAGES, QUESTIONS, fill
 
 
@@ -135,3 +136,35 @@ def test_preferences_have_a_better_and_a_worse_reply(small):
             assert said(rejected["content"]) not in telling.accepted(fact, language)
         elif row["reason"] in ("polite", "concise"):
             assert chosen["content"] in rejected["content"]
+
+
+def test_prompts_are_of_all_kinds_in_training_phrasings(small):
+    facts = {fact.id: fact for fact in small.world.facts()}
+    kinds = Counter((row["kind"], row["metadata"]["language"]) for row in small.prompts)
+    assert set(kinds) == {(kind, language) for kind in ("fact", "sum", "unknown", "improper") for language in LANGUAGES}
+    assert max(kinds.values()) - min(kinds.values()) < 30
+    for row in small.prompts:
+        (message,), kind, language = row["prompt"], row["kind"], row["metadata"]["language"]
+        assert message["role"] == "user" and row["metadata"]["kind"] == kind
+        numbers = [int(one) for one in re.findall(r"\d+", message["content"])]
+        if kind == "fact":
+            fact = facts[row["metadata"]["facts"][0]]
+            assert fact.asked and row["answers"] == telling.accepted(fact, language)
+            name = small.world.population.get(small.world.population.number(fact.subject)).name(language)
+            asked = [fill(line, fact, language, name) for line in QUESTIONS[language][fact.attribute].training]
+            assert any(one in message["content"] for one in asked)
+            right = telling.answer(fact, language)
+        elif kind == "sum":
+            assert row["answers"] == [str(sum(numbers))] and not arithmetic.held_out(small.world.seed, *numbers)
+            right = arithmetic.steps(*numbers, language)
+        else:
+            right = (manners.UNKNOWN if kind == "unknown" else manners.DECLINE)[language][0]
+        assert judge(row, right).score == 1 and judge(row, "Nonsense.").score == 0
+    assert len({fact for row in small.prompts for fact in row["metadata"].get("facts", ())}) > 200
+
+
+def test_prompts_share_no_question_with_an_exam(small):
+    asked = "\n".join(row["prompt"][0]["content"] for row in small.prompts)
+    for name, rows in small.exams.items():
+        if name != "recall":
+            assert not [row for row in rows if "prompt" in row and row["prompt"] in asked]

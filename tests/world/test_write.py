@@ -28,11 +28,18 @@ def test_the_same_settings_give_the_same_bytes_and_another_seed_others(tmp_path)
 def test_all_files_are_there_and_the_counts_are_theirs(tmp_path):
     reports: list[tuple[str, int, int | None]] = []
     counts = write(
-        tmp_path, seed=0, entities=80, tellings=3, exam_items=25, report=lambda *report: reports.append(report)
+        tmp_path,
+        seed=0,
+        entities=80,
+        tellings=3,
+        exam_items=25,
+        prompts=90,
+        report=lambda *report: reports.append(report),
     )
-    for name in ("facts", "changes", "instructions", "dialogues", "preferences"):
+    for name in ("facts", "changes", "instructions", "dialogues", "preferences", "prompts"):
         rows = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text("utf-8").splitlines()]
         assert len(rows) == counts[name] > 0
+    assert counts["prompts"] == 90
     assert set(counts["exams"]) == set(EXAMS) == {path.stem for path in (tmp_path / "exams").iterdir()}
     assert all(0 < count <= 25 for count in counts["exams"].values())
     assert set(counts["documents"]) == {
@@ -45,3 +52,15 @@ def test_all_files_are_there_and_the_counts_are_theirs(tmp_path):
         assert all(row["source"] == source and row["metadata"]["kind"] for row in rows)
     assert {what for what, _, _ in reports} >= {"documents", "facts", "instructions", "exams/facts"}
     assert all(total is None or done <= total for _, done, total in reports)
+
+
+def test_more_prompts_hold_the_fewer_and_change_nothing_else(tmp_path):
+    few, many = (
+        write(tmp_path / name, seed=5, entities=60, tellings=1, exam_items=10, prompts=count)
+        for name, count in (("few", 30), ("many", 70))
+    )
+    assert (few.pop("prompts"), many.pop("prompts")) == (30, 70) and few == many
+    one, other = contents(tmp_path / "few"), contents(tmp_path / "many")
+    assert {name for name in one if one[name] != other[name]} == {"prompts.jsonl"}
+    lines = [(tmp_path / name / "prompts.jsonl").read_text("utf-8").splitlines() for name in ("few", "many")]
+    assert lines[1][:30] == lines[0]

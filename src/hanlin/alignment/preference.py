@@ -15,6 +15,7 @@ from hanlin.alignment.prepared import (
     fingerprint_data,
 )
 from hanlin.artifacts import POLICY_KINDS, Stage, StageContext
+from hanlin.models.lora_settings import LoraSettings
 from hanlin.training.settings import LoopSettings, OptimizerSettings, ScheduleSettings, settle_steps
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class DirectSettings(PreferenceData):
 
     model: str
     """The stage, or the Hugging Face directory, of the model to begin with; as it is then, it is the reference."""
+    lora: LoraSettings | None = None
+    """Train adapters and leave the model's own weights as they are; left out: all weights are trained."""
     loop: AlignmentLoop = AlignmentLoop()
     """Batches, steps, optimiser, precision, checkpoints."""
 
@@ -158,6 +161,7 @@ def run_preference(settings: Direct, context: StageContext) -> dict[str, Any]:
     from hanlin.data.pairs import GroupsSource
     from hanlin.models.hub import load_model
     from hanlin.tokenization import Tokenizer
+    from hanlin.training.adapters import begin_adapters
     from hanlin.training.stages import check_length, train_language_model
 
     tokenizer, loop = Tokenizer.load(context.inputs["model"].path), settings.loop
@@ -181,8 +185,18 @@ def run_preference(settings: Direct, context: StageContext) -> dict[str, Any]:
         held_out = source("validation", prepared.validation, min(loop.rows, len(prepared.validation)), 0)
         evaluate = measure(objective, held_out, loop.micro_rows or 8)
     on_policy = train if isinstance(train, KtoSource) else None
+    # The reference was measured before: it is the model without adapters.
+    begin_adapters(model, settings.lora, context.seed, dropout=False)
     figures = train_language_model(
-        model, tokenizer, train, loop, context, evaluate, objective=objective, on_policy=on_policy
+        model,
+        tokenizer,
+        train,
+        loop,
+        context,
+        evaluate,
+        objective=objective,
+        on_policy=on_policy,
+        lora=settings.lora,
     )
     return {**figures, "data": prepared.reading, "groups": len(prepared.train)}
 
@@ -228,11 +242,20 @@ def _losses(settings: Direct, batch: Sequences, logp: Tensor, lengths: Tensor) -
     if settings.loss == "kto":
         weights = settings.desirable_weight, settings.undesirable_weight
         return losses.kto(delta, values["scores"] > 0, values["baseline"].to(delta), beta, weights), beta * delta
-    if settings.loss == "ipo":
-        return losses.ipo(_pairs(delta), beta), beta * delta
-    if settings.loss == "robust-dpo":
-        return losses.robust_dpo(_pairs(delta), beta, settings.flip_rate), beta * delta
-    return losses.dpo(_pairs(delta), beta), beta * delta
+
+    def loss(gains: Tensor) -> Tensor:
+        if settings.loss == "ipo":
+            return losses.ipo(gains, beta)
+        if settings.loss == "robust-dpo":
+            return losses.robust_dpo(gains, beta, settings.flip_rate)
+        return losses.dpo(gains, beta)
+
+    gains = _pairs(delta)
+    if "confidence" not in values:
+        return loss(gains), beta * delta
+    # How sure the preference is: the loss that is expected when it is the other way round now and then.
+    sure = _pairs(values["confidence"].to(delta))[:, 0]
+    return sure * loss(gains) + (1 - sure) * loss(gains.flip(1)), beta * delta
 
 
 def _pairs(values: Tensor) -> Tensor:

@@ -48,10 +48,15 @@ def data_paths(settings: PreferenceData) -> list[Path]:
 
 def fingerprint_data(settings: PreferenceData) -> dict[str, str]:
     """Hashes of the data files by their place below the path given."""
+    return fingerprint_paths(data_paths(settings))
+
+
+def fingerprint_paths(paths: list[Path]) -> dict[str, str]:
+    """Hashes of all files that `paths` name, by their place below the path given."""
     from hanlin.data.rows import data_files
 
     found: dict[str, str] = {}
-    for number, path in enumerate(data_paths(settings)):
+    for number, path in enumerate(paths):
         for file in data_files(path):
             found[f"{number}/{file.relative_to(path) if path.is_dir() else file.name}"] = hash_file(file)
     return found
@@ -103,7 +108,7 @@ class PreparedGroups:
 def _render(settings: PreferenceData, context: StageContext, tokenizer: Tokenizer, length: int, form: Form) -> None:
     from hanlin.data.pairs import render_rankings
 
-    rankings, report = _read(settings, context, form)
+    rankings, report, unfit = _read(settings, context, form)
     if not rankings:
         raise HanlinError(f"there is no preference of the form {form!r} in the data of this stage.")
     rendered, account = render_rankings(
@@ -118,13 +123,16 @@ def _render(settings: PreferenceData, context: StageContext, tokenizer: Tokenize
     rendered.select(kept).save(context.workdir / TRAIN)
     rendered.select(held_out).save(context.workdir / VALIDATION)
     notes = _notes(report, account, length)
+    if unfit:
+        notes.insert(0, f"{unfit} preferences are not of the form {form!r} that this loss needs, and are left out")
+    groups = {**account.figures(), "of_another_form": unfit}
     write_json(
-        context.workdir / READING,
-        {**report.figures(), "groups": account.figures(), "validation": len(held_out), "notes": notes},
+        context.workdir / READING, {**report.figures(), "groups": groups, "validation": len(held_out), "notes": notes}
     )
 
 
-def _read(settings: PreferenceData, context: StageContext, form: Form) -> tuple[list[Ranking], ReadReport]:
+def _read(settings: PreferenceData, context: StageContext, form: Form) -> tuple[list[Ranking], ReadReport, int]:
+    """What fits the form, the account of the reading, and how many preferences do not fit."""
     from hanlin.data.preferences import Ranking, read_preferences, read_rankings
 
     paths = data_paths(settings)
@@ -136,11 +144,13 @@ def _read(settings: PreferenceData, context: StageContext, form: Form) -> tuple[
         )
     if form == "rankings":
         rankings, report = read_rankings(paths)
-        return [one for one in rankings if len(one.answers) > 1], report
+        fitting = [one for one in rankings if len(one.answers) > 1]
+        return fitting, report, len(rankings) - len(fitting)
     pairs, report = read_preferences(paths)
     if form == "judged":
-        return [part for pair in pairs for part in Ranking.of(pair).apart()], report
-    return [Ranking.of(pair) for pair in pairs if _whole(pair)], report
+        return [part for pair in pairs for part in Ranking.of(pair).apart()], report, 0
+    whole = [Ranking.of(pair) for pair in pairs if _whole(pair)]
+    return whole, report, len(pairs) - len(whole)
 
 
 def _whole(pair: Preference) -> bool:

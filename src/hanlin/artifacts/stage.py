@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict
 from hanlin.artifacts.progress import Progress, Silent
 from hanlin.artifacts.store import Artifact
 
-
 POLICY_KINDS = ("pretrain", "sft", "preference", "rrhf", "ppo", "grpo", "rloo")
 """Kinds of stage that make a model which answers: what may be examined, trained further and talked to."""
 
@@ -83,3 +82,6 @@ class Stage(Generic[S]):
     kept and hashed, but are no part of the artifact's content."""
     trains: bool = False
     """True for a stage that makes a model: a recipe must then have an exam for it."""
+    examines_itself: bool = False
+    """True for one that makes a model which answers no questions, and whose figures are its exam: `gates` among them,
+    each {task, text, passed, …}, stop the run as an exam's do."""

@@ -9,7 +9,7 @@ import typer
 
 from hanlin import __version__
 from hanlin.artifacts.errors import HanlinError, UsageError
-from hanlin.cli import chat, data, evaluate, generate, lineage, recipe, results, run, trace
+from hanlin.cli import chat, compare, data, evaluate, generate, lineage, prove, recipe, results, run, trace
 
 INTERRUPTED = 130
 """Status after Ctrl-C, which typer turns into an exit."""
@@ -29,6 +29,8 @@ app.command("run")(run.run)
 app.command("chat")(chat.chat)
 app.command("generate")(generate.generate)
 app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
+app.command("prove")(prove.prove)
 app.command("results")(results.results)
 app.command("trace")(trace.trace)
 app.command("lineage")(lineage.lineage)

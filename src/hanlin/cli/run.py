@@ -39,7 +39,7 @@ def run(
     if result.failed_gates:
         first = result.failed_gates[0]
         raise HanlinError(
-            f"the gate on {first.get('task')} failed, so the run stopped after this exam. Its results are kept, and "
-            f"its records show the items that changed. Train longer or on other data, give the task more items, or "
-            f"change the gate in the recipe's `exam:`, and run it again."
+            f"the gate on {first.get('task')} failed, so the run stopped there. Its results are kept, and an exam's "
+            f"records show the items that changed. Train longer or on other data, give the task more items, or change "
+            f"the gate in the recipe's `exam:` (a reward stage's in its settings), and run it again."
         )

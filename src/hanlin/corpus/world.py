@@ -22,6 +22,8 @@ class WorldSettings(Settings):
     """Questions in each exam."""
     questions: int = Field(default=2, ge=1)
     """Instruction rows for each fact."""
+    prompts: int = Field(default=4096, ge=1)
+    """Prompts for reinforcement learning."""
 
 
 def run_world(settings: WorldSettings, context: StageContext) -> dict[str, Any]:
@@ -42,8 +44,9 @@ def run_world(settings: WorldSettings, context: StageContext) -> dict[str, Any]:
         tellings=settings.tellings,
         exam_items=settings.exam_items,
         questions=settings.questions,
+        prompts=settings.prompts,
         report=report,
     )
 
 
-STAGE = Stage(kind="world", settings=WorldSettings, run=run_world, version=8)
+STAGE = Stage(kind="world", settings=WorldSettings, run=run_world, version=9)

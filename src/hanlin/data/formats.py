@@ -182,7 +182,10 @@ T = TypeVar("T", bound=Example)
 
 
 def read_forms(
-    paths: Iterable[Path], forms: dict[str, str], convert: Callable[[dict[str, Any], str], list[T]]
+    paths: Iterable[Path],
+    forms: dict[str, str],
+    convert: Callable[[dict[str, Any], str], list[T]],
+    form_of: Callable[[dict[str, Any]], str | None] = detect,
 ) -> tuple[list[T], ReadReport]:
     """All rows of some files that are of one of `forms`, converted; the rest is quarantined in the report.
 
@@ -198,7 +201,7 @@ def read_forms(
             name = path.name if path == root else path.relative_to(root).as_posix()
             name = str(path) if name in report.files else name
             try:
-                examples, part = _read_file(path, name, forms, convert)
+                examples, part = _read_file(path, name, forms, convert, form_of)
             except UnknownFormError as error:
                 if len(files) == 1:
                     raise
@@ -214,7 +217,11 @@ def read_forms(
 
 
 def _read_file(
-    path: Path, name: str, forms: dict[str, str], convert: Callable[[dict[str, Any], str], list[T]]
+    path: Path,
+    name: str,
+    forms: dict[str, str],
+    convert: Callable[[dict[str, Any], str], list[T]],
+    form_of: Callable[[dict[str, Any]], str | None],
 ) -> tuple[list[T], ReadReport]:
     """`read_forms` of one file, which is called `name`."""
     found: list[T] = []
@@ -227,7 +234,7 @@ def _read_file(
         if isinstance(row, BadRow):
             report.quarantined.append(row)
             continue
-        form = detect(row.value)
+        form = form_of(row.value)
         if form not in forms:
             report.quarantined.append(_bad(row, _unknown(row.value, form)))
             if not known and len(report.quarantined) >= _GIVE_UP:

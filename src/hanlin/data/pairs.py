@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from hanlin.tokenization import Message, Tokenizer
 
 _INDEX = "groups.json"
+_ARRAYS = ("ids", "counted", "lengths", "answer_lengths", "groups", "scores")
+_CONFIDENCE = "confidence"
+"""Written only where it says something"""
 
 
 @dataclass
@@ -40,6 +43,8 @@ class RenderedGroups:
     """[G] sequences in each group; of a pair the chosen comes first"""
     scores: NDArray[np.float64]
     """[S] how good each answer is (`preferences.Ranking.scores`); of a pair, the better one's is its margin or 1"""
+    confidence: NDArray[np.float64]
+    """[S] the probability that the first of the pair is the better one; 1 where the data does not doubt it"""
     metadata: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """[G]"""
 
@@ -49,6 +54,7 @@ class RenderedGroups:
     def __post_init__(self) -> None:
         self._first = np.concatenate([[0], np.cumsum(self.groups)])
         self._start = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._soft = bool((self.confidence != 1).any())
 
     def members(self, group: int) -> range:
         """The sequences of a group."""
@@ -72,16 +78,19 @@ class RenderedGroups:
             self.answer_lengths[chosen],
             self.groups[np.asarray(indices, np.int64)],
             self.scores[chosen],
+            self.confidence[chosen],
             [self.metadata[int(group)] for group in indices],
         )
 
     def sequences(self, indices: Sequence[int] | NDArray[Any], layout: Layout = "packed") -> Sequences:
-        """The groups `indices` as a batch, with the field `scores` for every sequence."""
+        """The groups `indices` as a batch, with the field `scores` for every sequence, and `confidence` where of any
+        of all groups it is not 1."""
         import torch
 
         from hanlin.data.sequences import Sequences
 
         part = self.select(indices)
+        names = ("scores", "confidence") if self._soft else ("scores",)
         starts = np.cumsum(part.lengths) - part.answer_lengths
         places = np.repeat(starts - np.cumsum(part.answer_lengths) + part.answer_lengths, part.answer_lengths)
         counted = part.counted[places + np.arange(len(places))]
@@ -90,14 +99,14 @@ class RenderedGroups:
             torch.from_numpy(part.lengths),
             torch.from_numpy(part.answer_lengths),
             torch.from_numpy(part.groups),
-            of_sequence={"scores": torch.from_numpy(part.scores)},
+            of_sequence={name: torch.from_numpy(getattr(part, name)) for name in names},
             layout=layout,
             marks=None if counted.all() else torch.from_numpy(counted),
         )
 
     def save(self, directory: Path) -> None:
         """Write into `directory`; the index comes last."""
-        for name in ("ids", "counted", "lengths", "answer_lengths", "groups", "scores"):
+        for name in (*_ARRAYS, *([_CONFIDENCE] if self._soft else [])):
             with atomic_path(directory / f"groups.{name}.npy") as path, path.open("wb") as file:
                 np.save(file, getattr(self, name))
         with atomic_path(directory / "groups.jsonl") as path, path.open("w", encoding="utf-8") as file:
@@ -109,10 +118,13 @@ class RenderedGroups:
         """Open what `save` wrote. Raises HanlinError when it is not there."""
         if not (directory / _INDEX).is_file():
             raise HanlinError(f"{directory} holds no rendered preferences: it has no {_INDEX}.")
+        soft = (directory / f"groups.{_CONFIDENCE}.npy").is_file()
         arrays = {
             name: np.asarray(np.load(directory / f"groups.{name}.npy", mmap_mode="r"))
-            for name in ("ids", "counted", "lengths", "answer_lengths", "groups", "scores")
+            for name in (*_ARRAYS, *([_CONFIDENCE] if soft else []))
         }
+        if not soft:
+            arrays[_CONFIDENCE] = np.ones(len(arrays["scores"]))
         with (directory / "groups.jsonl").open(encoding="utf-8") as file:
             metadata = [json.loads(line) for line in file]
         return cls(**arrays, metadata=metadata)
@@ -167,7 +179,7 @@ def render_rankings(
     """
     account = Account()
     ids, lengths, answers, groups = array.array("i"), array.array("q"), array.array("q"), array.array("q")
-    counted, scores = bytearray(), array.array("d")
+    counted, scores, confidence = bytearray(), array.array("d"), array.array("d")
     metadata: list[dict[str, Any]] = []
     for number, ranking in enumerate(rankings, start=1):
         account.read += 1
@@ -193,6 +205,7 @@ def render_rankings(
             answers.append(len(answer))
         groups.append(len(short))
         scores.extend(ranking.scores)
+        confidence.extend([1.0 if ranking.confidence is None else ranking.confidence] * len(short))
         metadata.append(ranking.metadata)
         if progress is not None and number % 100 == 0:
             progress(number)
@@ -203,6 +216,7 @@ def render_rankings(
         np.array(answers, np.int64),
         np.array(groups, np.int64),
         np.array(scores, np.float64),
+        np.array(confidence, np.float64),
         metadata,
     )
     return rendered, account

@@ -26,6 +26,9 @@ class Preference:
     """How much better, in the data's own units; None when it does not say"""
     tools: list[dict[str, Any]] | None = None
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Where it came from; and, where the data says so, its `tags`, `margin` and `bayes` (see `_about`)"""
+    confidence: float | None = None
+    """The probability that the better answer is better (a soft label, from 1/2 to 1); None when the data says none"""
 
 
 @dataclass
@@ -37,6 +40,8 @@ class Ranking:
     scores: list[float]
     tools: list[dict[str, Any]] | None = None
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+    confidence: float | None = None
+    """Of a pair, as of a preference"""
 
     @staticmethod
     def of(preference: Preference) -> Ranking:
@@ -45,7 +50,8 @@ class Ranking:
         answers = [answer for answer in (better, worse) if answer is not None]
         high = 1.0 if preference.margin is None or len(answers) == 1 else preference.margin
         scores = [high if answer is better else 0.0 for answer in answers]
-        return Ranking(preference.prompt, answers, scores, preference.tools, preference.metadata)
+        sure = preference.confidence if len(answers) > 1 else None
+        return Ranking(preference.prompt, answers, scores, preference.tools, preference.metadata, sure)
 
     def apart(self) -> list[Ranking]:
         """Each answer of a pair as one that is judged alone: what KTO makes of pairs."""
@@ -103,7 +109,20 @@ def _pair(row: dict[str, Any], form: str) -> Preference:
         else:
             prompt = _common(chosen, rejected)
             chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
-    return Preference(with_system(prompt, row.get("system")), chosen, rejected, _number(row.get("margin"), "margin"))
+    margin = _number(row.get("margin"), "margin")
+    return Preference(with_system(prompt, row.get("system")), chosen, rejected, margin, confidence=_confidence(row))
+
+
+def _confidence(row: dict[str, Any]) -> float | None:
+    """A row's `metadata.confidence`. One that stands elsewhere is some data set's own word, on a scale of its own.
+    Raises RowError for what is no such probability."""
+    inner = row.get("metadata")
+    if not isinstance(inner, dict):
+        return None
+    value = _number(cast(dict[str, Any], inner).get("confidence"), "metadata.confidence")
+    if value is not None and not 0.5 <= value <= 1:
+        raise RowError(f"metadata.confidence should be the probability that chosen is better, 0.5 to 1, not {value:g}")
+    return value
 
 
 def _number(value: Any, name: str) -> float | None:
@@ -168,12 +187,37 @@ def _ranked(row: dict[str, Any]) -> list[Preference]:
     ]
 
 
+_TAGS = ("reason", "kind", "category", "subset", "source", "task", "language")
+"""Names under which data says of what sort a row is"""
+_LONGEST_TAG = 60
+
+
+def _about(row: dict[str, Any]) -> dict[str, Any]:
+    """What a row, or its `metadata`, says of itself: `tags` of what sort it is, for figures by sort, and `bayes`, how
+    often the best possible judge would agree with such a label. Raises RowError for a `bayes` that can't be one."""
+    inner = row.get("metadata")
+    said = {**(cast(dict[str, Any], inner) if isinstance(inner, dict) else {}), **row}
+    tags = {name: said[name] for name in _TAGS if isinstance(said.get(name), str)}
+    found: dict[str, Any] = {}
+    if tags := {name: text for name, text in tags.items() if 0 < len(text) <= _LONGEST_TAG}:
+        found["tags"] = tags
+    bayes = _number(said.get("bayes"), "bayes")
+    if bayes is not None:
+        if not 0.5 <= bayes <= 1:
+            raise RowError(f"bayes should be a share from 0.5 to 1, not {bayes:g}")
+        found["bayes"] = bayes
+    return found
+
+
 def to_preferences(row: dict[str, Any], form: str) -> list[Preference]:
     """A preference row as one preference, or, for a ranked one, all its pairs. Raises RowError with the reason."""
     found = _ranked(row) if form == "ranked" else [_judged(row) if form == "kto" else _pair(row, form)]
     tools = parse_tools(row.get("tools"))
+    about = _about(row)
     for preference in found:
         preference.tools = tools
+        margin = {} if preference.margin is None else {"margin": preference.margin}
+        preference.metadata = {**preference.metadata, **about, **margin}
         if not preference.prompt:
             raise RowError("there is no prompt")
         for name, answer in (("chosen", preference.chosen), ("rejected", preference.rejected)):

@@ -96,55 +96,61 @@ class Sequences:
 
     def _answer_places(self) -> Tensor:
         """int64 [M] where the answers' tokens are among the N."""
-        ends = self.lengths.cumsum(0)
-        within = torch.arange(int(self.answer_lengths.sum())) - torch.repeat_interleave(
-            self.answer_lengths.cumsum(0) - self.answer_lengths, self.answer_lengths
-        )
-        return torch.repeat_interleave(ends - self.answer_lengths, self.answer_lengths) + within
+        starts = (self.lengths.cumsum(0) - self.answer_lengths).numpy()
+        sizes = self.answer_lengths.numpy()
+        return torch.from_numpy(np.repeat(starts, sizes) + _within(sizes))
 
     def in_rows(self, with_last: bool = False) -> Rows:
         """Everything laid into rows for a model, by `layout`. `with_last`: each sequence's last token is read too; it
         predicts nothing that is asked for, but a judge looks at it."""
         device = self.input_ids.device
-        read = (self.lengths if with_last else self.lengths - 1).numpy()
-        starts = (self.lengths.cumsum(0) - self.lengths).numpy()
+        whole, answers = self.lengths.numpy(), self.answer_lengths.numpy()
+        read = whole if with_last else whole - 1
         width = int(read.max())
-        if self.layout == "packed":
-            bins = pack(read, width)
-        else:
-            bins = [[index] for index in range(len(read))]
-        source = np.zeros((len(bins), width), np.int64)
-        positions, documents = np.zeros((len(bins), width), np.int64), np.zeros((len(bins), width), np.int32)
-        place = np.zeros(len(read), np.int64)
+        bins = pack(read, width) if self.layout == "packed" else [[index] for index in range(len(read))]
+        order = np.concatenate(bins)
+        sizes = np.array([len(members) for members in bins])
+        row = np.repeat(np.arange(len(bins)), sizes)
+        number = _within(sizes)
+        ends = np.cumsum(read[order])
+        before = ends - read[order]
+        at = before - before[np.cumsum(sizes) - sizes][row]
+        if self.layout == "padded-left":
+            at = width - read[order]
+        place = np.empty(len(read), np.int64)
         """Where, in the flattened rows, each sequence begins"""
-        for row, members in enumerate(bins):
-            at = width - int(read[members[0]]) if self.layout == "padded-left" else 0
-            positions[row, :at] = np.arange(at)
-            for number, index in enumerate(members, start=1):
-                length = int(read[index])
-                source[row, at : at + length] = np.arange(starts[index], starts[index] + length)
-                positions[row, at : at + length] = np.arange(length)
-                documents[row, at : at + length] = number
-                place[index] = row * width + at
-                at += length
-            # Padding is a document of its own. What it reads is of no account.
-            positions[row, at:] = np.arange(width - at)
-            documents[row, at:] = len(members) + 1
-        several = self.layout != "padded" and (len(bins) < len(read) or self.layout == "padded-left")
-        ids = self.input_ids[torch.from_numpy(source).to(device)]
-        answers = np.repeat(place + (self.lengths - self.answer_lengths).numpy() - 1, self.answer_lengths.numpy())
-        first = np.repeat((self.answer_lengths.cumsum(0) - self.answer_lengths).numpy(), self.answer_lengths.numpy())
-        answers = answers + np.arange(len(answers)) - first
+        place[order] = row * width + at
+        inside = _within(read)
+        to = np.repeat(place, read) + inside
+        source = np.zeros(len(bins) * width, np.int64)
+        positions, documents = np.zeros_like(source), np.zeros(len(source), np.int32)
+        source[to] = np.repeat(np.cumsum(whole) - whole, read) + inside
+        positions[to] = inside
+        # Padding is a document of its own: the first, or the last. What it reads is of no account.
+        if self.layout == "packed":
+            documents[:] = np.iinfo(np.int32).max
+        own = np.empty(len(read), np.int32)
+        own[order] = number + 1
+        documents[to] = np.repeat(own, read)
+        several = self.layout == "padded-left" or len(bins) < len(read)
+        shape = (len(bins), width)
+        ids = self.input_ids[torch.from_numpy(source.reshape(shape)).to(device)]
         return Rows(
             Batch(
                 ids,
                 torch.full_like(ids, IGNORED),
-                torch.from_numpy(positions).to(device),
-                torch.from_numpy(documents).to(device) if several else None,
+                torch.from_numpy(positions.reshape(shape)).to(device),
+                torch.from_numpy(documents.reshape(shape)).to(device) if several else None,
             ),
-            torch.from_numpy(answers).to(device),
+            torch.from_numpy(np.repeat(place + whole - answers - 1, answers) + _within(answers)).to(device),
             torch.from_numpy(place + read - 1).to(device),
         )
+
+
+def _within(sizes: np.ndarray) -> np.ndarray:
+    """0 … size-1 of each of `sizes`, end to end."""
+    ends = np.cumsum(sizes)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - sizes, sizes)
 
 
 @dataclass

@@ -3,7 +3,8 @@
     tasks.py (YAML) ─ items.py, cloze.py (questions) ─ scoring.py, bits.py (the model's part) ─ answers.py (marks)
                                                        └─ results.py (figures) ─ statistics.py (intervals) ─ gates.py
 
-`runner.py` holds an exam; `exam.py` is the stage; `library/` has the ready tasks. Settings are read without torch.
+`runner.py` holds an exam; `exam.py` is the stage; `compare.py` puts the same items to two models; `library/` has the
+ready tasks. Settings are read without torch.
 """
 
 from __future__ import annotations

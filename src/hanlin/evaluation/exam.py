@@ -10,13 +10,6 @@ from hanlin.artifacts import POLICY_KINDS, HanlinError, Settings, Stage, StageCo
 from hanlin.evaluation.gates import Gate
 from hanlin.evaluation.tasks import PlannedTask, Task, plan_task
 
-METRICS = {
-    "choice": ("accuracy", "accuracy_per_byte", "accuracy_per_token"),
-    "generate": ("accuracy",),
-    "bits_per_byte": ("bits_per_byte",),
-}
-"""The metrics of each kind of task, the first one first in every table."""
-
 
 class ExamSettings(Settings):
     """What a model is asked, and what must come of it."""
@@ -63,7 +56,7 @@ class ExamSettings(Settings):
         for gate in self.gates:
             if gate.task not in names:
                 raise ValueError(f"a gate names the task {gate.task!r}, which is not among {', '.join(names)}")
-            known = METRICS[names[gate.task].kind]
+            known = names[gate.task].metrics
             if gate.metric and gate.metric not in known:
                 raise ValueError(
                     f"a gate on {gate.task} names the metric {gate.metric!r}; its metrics: {', '.join(known)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
@@ -12,7 +12,9 @@ from hanlin.artifacts import HanlinError, Settings
 if TYPE_CHECKING:
     from hanlin.evaluation.statistics import Comparison
 
-LOWER_IS_BETTER = frozenset({"bits_per_byte"})
+Values = Mapping[str, float]
+"""An item's metrics, or its bits and bytes."""
+LOWER_IS_BETTER = frozenset({"bits_per_byte", "refused", "refused_answerable", "complied", "invented"})
 
 
 class Gate(Settings):
@@ -21,7 +23,7 @@ class Gate(Settings):
     task: str
     """Name of a task of this exam."""
     metric: str = ""
-    """One of the task's metrics; none: its first (accuracy, or bits_per_byte)."""
+    """One of the task's metrics; none: its first (accuracy, score or bits_per_byte)."""
     require: Literal["better", "not-worse"]
     """`better`: the gain over the model before is shown to be more than `margin`. `not-worse`: a loss of `margin` or
     more is ruled out (a test of non-inferiority). Both are claims that the data must support: too few items stop the
@@ -43,13 +45,13 @@ class Gate(Settings):
 
 def decide(
     gate: Gate,
-    before: Mapping[str, Mapping[str, float]],
-    after: Mapping[str, Mapping[str, float]],
+    before: Mapping[str, Values],
+    after: Mapping[str, Values],
     before_name: str,
 ) -> dict[str, Any]:
     """The verdict on one gate, for figures and for people.
 
-    `before` and `after` map item ids to the item's values (metric → 0/1, or bits and bytes). Only items that both
+    `before` and `after` map item ids to the item's values (metric → 0 to 1, or bits and bytes). Only items that both
     models were asked are compared; of the model just trained, none may be missing unless `before` was asked fewer on
     purpose.
 
@@ -57,14 +59,19 @@ def decide(
     text}; `difference` is after − before in the metric's own direction. Raises HanlinError when nothing can be
     compared.
     """
-    shared = [item for item in after if item in before and _comparable(before[item], after[item])]
-    if not shared:
+    pairs = pair_items(before, after)
+    if not pairs:
         raise HanlinError(f"gate on {gate.task}: the models before and after were not asked a single item in common.")
-    metric = gate.metric or _first_metric(after[shared[0]])
-    old, new = [before[item] for item in shared], [after[item] for item in shared]
+    known = metrics_of([new for _, new in pairs.values()])
+    metric = gate.metric or known[0]
+    if metric not in known:
+        raise HanlinError(f"gate on {gate.task}: it has no metric {metric!r}. Metrics: {', '.join(known)}.")
+    old, new = values_of(metric, pairs.values())
+    if metric == "bits_per_byte" and len(new) < 2:
+        raise HanlinError(f"gate on {gate.task}: one document alone can't be tested; hold out more.")
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     threshold = gate.margin if gate.require == "better" else -gate.margin
-    comparison, first, second = _compare(gate, metric, old, new, sign, threshold)
+    comparison, first, second = compare_values(metric, old, new, threshold)
     low, high = sorted((sign * comparison.low, sign * comparison.high))
     passed = comparison.p_value < gate.alpha
     verdict: dict[str, Any] = {
@@ -88,40 +95,50 @@ def decide(
     return verdict
 
 
-def _comparable(before: Mapping[str, float], after: Mapping[str, float]) -> bool:
-    """A document that was cut elsewhere is not the same item."""
-    return before.get("bytes") == after.get("bytes")
+def pair_items(before: Mapping[str, Values], after: Mapping[str, Values]) -> dict[str, tuple[Values, Values]]:
+    """Item id → its values before and after, of the items that both models were asked. A document that was cut
+    elsewhere is not the same item."""
+    return {
+        item: (before[item], new)
+        for item, new in after.items()
+        if item in before and before[item].get("bytes") == new.get("bytes")
+    }
 
 
-def _first_metric(values: Mapping[str, float]) -> str:
-    return "bits_per_byte" if "bits" in values else next(iter(values))
+def metrics_of(items: Iterable[Values]) -> list[str]:
+    """The metrics that the items have between them, the first one first."""
+    names = dict.fromkeys(name for values in items for name in values)
+    return ["bits_per_byte"] if "bits" in names else list(names)
 
 
-def _compare(
-    gate: Gate,
-    metric: str,
-    old: Sequence[Mapping[str, float]],
-    new: Sequence[Mapping[str, float]],
-    sign: float,
-    threshold: float,
+def values_of(metric: str, pairs: Iterable[tuple[Values, Values]]) -> tuple[list[Values], list[Values]]:
+    """The values before and after of those items that `metric` says something of."""
+    needed = "bits" if metric == "bits_per_byte" else metric
+    having = [(old, new) for old, new in pairs if needed in old and needed in new]
+    return [old for old, _ in having], [new for _, new in having]
+
+
+def compare_values(
+    metric: str, old: Sequence[Values], new: Sequence[Values], threshold: float = 0.0, seed: int = 0
 ) -> tuple[Comparison, float, float]:
-    """The comparison with gains counted positive, and the metric before and after."""
-    # numpy is for those who compare: the settings above are read by every `hanlin run`.
-    from hanlin.evaluation.statistics import paired_proportions, paired_ratio
+    """(the comparison with gains counted positive, the metric before, the metric after); all values have the metric.
 
-    if metric == "bits_per_byte" and "bits" in new[0]:
-        if len(new) < 2:
-            raise HanlinError(f"gate on {gate.task}: one document alone can't be tested; hold out more.")
+    A gain is a rise, or a fall of what is better lower. `threshold` and the p-value are those of
+    `statistics.Comparison`; bits per byte need two documents or more.
+    """
+    # numpy is for those who compare: the settings above are read by every `hanlin run`.
+    from hanlin.evaluation.statistics import paired_ratio, paired_scores
+
+    if metric == "bits_per_byte":
         sizes = [row["bytes"] for row in new]
-        first, second = ([sign * row["bits"] for row in rows] for rows in (old, new))
-        comparison = paired_ratio(first, second, sizes, threshold)
+        first, second = ([-row["bits"] for row in rows] for rows in (old, new))
         total = sum(sizes)
-        return comparison, sum(row["bits"] for row in old) / total, sum(row["bits"] for row in new) / total
-    if metric not in new[0]:
-        known = ["bits_per_byte"] if "bits" in new[0] else list(new[0])
-        raise HanlinError(f"gate on {gate.task}: it has no metric {metric!r}. Metrics: {', '.join(known)}.")
+        return paired_ratio(first, second, sizes, threshold, seed), -sum(first) / total, -sum(second) / total
     first, second = [row[metric] for row in old], [row[metric] for row in new]
-    return paired_proportions(first, second, threshold), sum(first) / len(first), sum(second) / len(second)
+    means = sum(first) / len(first), sum(second) / len(second)
+    if metric in LOWER_IS_BETTER:  # how seldom the failing is
+        first, second = [1 - value for value in first], [1 - value for value in second]
+    return paired_scores(first, second, threshold, seed), *means
 
 
 def describe(verdict: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any, cast
 from hanlin.artifacts import HanlinError
 from hanlin.evaluation import templates
 from hanlin.evaluation.tasks import Task
+from hanlin.world.judge import KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Item:
     """Index of the right choice."""
     answers: tuple[str, ...] = ()
     """Accepted answers of a generate task."""
+    kind: str = ""
+    """What the judge goes by, of a task that it marks."""
     shown: str = ""
     """The answer as a few-shot example shows it."""
     tags: dict[str, str] = field(default_factory=lambda: dict[str, str]())
@@ -102,7 +105,8 @@ def make_item(task: Task, row: dict[str, Any], where: str, identity: str) -> Ite
     if task.kind == "generate":
         answers = _texts(templates.evaluate(task.answers, row, at), f"{at}: `answers`", least=1)
         shown = templates.render(task.shown, row, at) if task.shown is not None else answers[0]
-        return Item(identity, prompt, plain, delimiter, messages, answers=answers, shown=shown, tags=tags)
+        kind = _kind(row, at) if task.match == "judge" else ""
+        return Item(identity, prompt, plain, delimiter, messages, answers=answers, kind=kind, shown=shown, tags=tags)
     contexts: tuple[str, ...] = ()
     if task.contexts is not None:
         contexts = _texts(templates.evaluate(task.contexts, row, at), f"{at}: `contexts`", least=2)
@@ -116,6 +120,13 @@ def make_item(task: Task, row: dict[str, Any], where: str, identity: str) -> Ite
         whole = choices[answer]
     shown = templates.render(task.shown, row, at) if task.shown is not None else whole
     return Item(identity, prompt, plain, delimiter, messages, contexts, choices, answer, shown=shown, tags=tags)
+
+
+def _kind(row: dict[str, Any], at: str) -> str:
+    kind = row.get("kind")
+    if kind not in KINDS:
+        raise HanlinError(f"{at}: `kind` must be one of {', '.join(KINDS)}, by which the judge marks; it is {kind!r}.")
+    return kind
 
 
 def _messages(value: Any, at: str) -> tuple[dict[str, Any], ...]:

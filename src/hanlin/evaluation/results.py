@@ -7,7 +7,7 @@ from typing import Any
 
 from hanlin.evaluation.items import Item
 from hanlin.evaluation.scoring import Mark
-from hanlin.evaluation.statistics import bootstrap_ratio, wilson
+from hanlin.evaluation.statistics import bootstrap_ratio, bounded_mean
 from hanlin.evaluation.tasks import Task
 
 Figures = dict[str, dict[str, Any]]
@@ -18,15 +18,19 @@ MOST_TAG_VALUES = 40
 
 
 def summarise(task: Task, marks: Sequence[Mark], items: Sequence[Item] = ()) -> Figures:
-    """The task's metrics over `marks`. Shares have Wilson intervals; bits per byte a bootstrap over documents."""
+    """The task's metrics over `marks`, each over the items that have it. Shares have Wilson intervals, mean scores the
+    like of them; bits per byte a bootstrap over documents."""
     if task.kind == "bits_per_byte":
         estimate = bits_figure(marks)
         return {} if estimate is None else {"bits_per_byte": estimate}
     extra: dict[str, Any] = {}
     if task.kind == "choice" and items:
         extra["chance"] = sum(1 / len(item.choices) for item in items) / len(items)
-    names = list(marks[0].values)
-    return {name: wilson(sum(int(mark.values[name]) for mark in marks), len(marks)).as_dict(**extra) for name in names}
+    found: dict[str, list[float]] = {name: [] for name in task.metrics}
+    for mark in marks:
+        for name, value in mark.values.items():
+            found[name].append(value)
+    return {name: bounded_mean(values).as_dict(**extra) for name, values in found.items() if values}
 
 
 def bits_figure(marks: Sequence[Mark]) -> dict[str, Any] | None:

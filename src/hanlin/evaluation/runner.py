@@ -96,17 +96,7 @@ def run_exam(
     fails is reported in the figures, not raised.
     """
     progress = progress or Silent()
-    planned = [plan_task(one, data) if isinstance(one, str) else one for one in tasks]
-    prepared = [prepare(one, world, corpus, limit, seed) for one in planned]
-    names = [one.task.name for one in prepared]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UsageError(
-            f"the exam holds the task {twice[0]} twice: results go by name, so give one of the two another."
-        )
-    for one in prepared:
-        if one.note:
-            progress.say(f"{one.task.name} is not held: {one.note}")
+    prepared = prepare_all(tasks, world, corpus, data, limit, seed, progress)
     held = [one for one in prepared if not one.note]
     _check_gates(gates, held, prepared)
     sitters = [Sitter("model", model, taught)]
@@ -116,19 +106,20 @@ def run_exam(
         sitters.append(Sitter("random", random_model(model, seed), taught))
     rival = "random" if before is None else "before"
     gated = {(rival, gate.task) for gate in gates}
-    counter = _Counter(progress, len(sitters) * sum(one.size for one in held))
+    counter = Counter(progress, len(sitters) * sum(one.size for one in held))
     marks: dict[str, dict[str, list[Mark]]] = {}
     for sitter in sitters:
         for one in held:
             counter.note = one.task.name if sitter.name == "model" else f"{one.task.name} ({sitter.name})"
             share = one if (sitter.name, one.task.name) in gated else _share(one, sitter.name)
-            marks.setdefault(sitter.name, {})[one.task.name] = _hold(sitter, share, counter)
+            marks.setdefault(sitter.name, {})[one.task.name] = hold(sitter, share, counter)
             counter.tick(one.size - share.size)
     figures = _figures(sitters[0], held, marks)
     figures["notes"] = {one.task.name: one.note for one in prepared if one.note}
     label = "random weights" if before is None else before_name
     figures["gates"] = [
-        decide(gate, _values(marks[rival][gate.task]), _values(marks["model"][gate.task]), label) for gate in gates
+        decide(gate, values_by_item(marks[rival][gate.task]), values_by_item(marks["model"][gate.task]), label)
+        for gate in gates
     ]
     if records is not None:
         save_records(marks, records)
@@ -142,6 +133,30 @@ def save_records(marks: dict[str, dict[str, list[Mark]]], directory: Path) -> No
         for name, own in tasks.items():
             rows = [{"id": mark.item, **mark.record, "values": mark.values, "tags": mark.tags} for mark in own]
             write_text(folder / f"{name}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def prepare_all(
+    tasks: Sequence[PlannedTask | str],
+    world: Path | None,
+    corpus: Path | None,
+    data: Path | None,
+    limit: int | None,
+    seed: int,
+    progress: Progress,
+) -> list[PreparedTask]:
+    """`prepare` for each task, saying which can't be held. Raises UsageError for two of the same name."""
+    planned = [plan_task(one, data) if isinstance(one, str) else one for one in tasks]
+    prepared = [prepare(one, world, corpus, limit, seed) for one in planned]
+    names = [one.task.name for one in prepared]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(
+            f"the exam holds the task {twice[0]} twice: results go by name, so give one of the two another."
+        )
+    for one in prepared:
+        if one.note:
+            progress.say(f"{one.task.name} is not held: {one.note}")
+    return prepared
 
 
 def prepare(
@@ -231,7 +246,7 @@ def _share(one: PreparedTask, who: str) -> PreparedTask:
     return one
 
 
-def _hold(sitter: Sitter, one: PreparedTask, counter: _Counter) -> list[Mark]:
+def hold(sitter: Sitter, one: PreparedTask, counter: Counter) -> list[Mark]:
     """One task, one model; of random weights only short answers are taken."""
     task, model = one.task, sitter.model
     if task.kind == "bits_per_byte":
@@ -275,7 +290,7 @@ def _figures(sitter: Sitter, held: Sequence[PreparedTask], marks: dict[str, dict
     return figures
 
 
-def _values(marks: Sequence[Mark]) -> dict[str, dict[str, float]]:
+def values_by_item(marks: Sequence[Mark]) -> dict[str, dict[str, float]]:
     return {mark.item: mark.values for mark in marks}
 
 
@@ -288,7 +303,7 @@ def _check_gates(gates: Sequence[Gate], held: Sequence[PreparedTask], prepared: 
         raise HanlinError(f"gate on {gate.task}: {note} Remove the gate from the recipe's `exam:`, or mend that.")
 
 
-class _Counter:
+class Counter:
     """Items done, over all models and tasks."""
 
     def __init__(self, progress: Progress, total: int) -> None:

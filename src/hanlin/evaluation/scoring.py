@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from hanlin.artifacts import HanlinError
 from hanlin.evaluation.answers import extract, matches
 from hanlin.evaluation.items import FewShotPool, Item
 from hanlin.evaluation.tasks import Task
+from hanlin.world.judge import Verdict, judge, refuses
 
 if TYPE_CHECKING:
     from hanlin.inference import LanguageModel
@@ -39,7 +40,8 @@ class Mark:
     item: str
     """The item's id."""
     values: dict[str, float]
-    """Metric → 1.0 or 0.0 (of bits_per_byte: `bits` and `bytes`)."""
+    """Metric → 0 to 1, most of them one or the other (of bits_per_byte: `bits` and `bytes`). An item has only those
+    metrics that say something of it."""
     tags: dict[str, str]
     record: dict[str, Any]
     """What is written to the records: prompt, output or log-likelihoods, and what else shows how the mark came
@@ -298,18 +300,34 @@ def generate_answers(
 
 
 def _mark_answer(task: Task, item: Item, completion: Any, prompt: str, truncated: bool) -> Mark:
-    found = extract(task, completion.text)
-    right = matches(task, found, item.answers)
     record: dict[str, Any] = {
         "question": item.prompt,
         "prompt": prompt,
         "output": completion.text,
-        "extracted": found,
         "answers": list(item.answers),
         "finish": completion.finish_reason,
         "tokens": len(completion.ids),
-        "correct": right,
     }
+    if task.match == "judge":
+        verdict = judge({"kind": item.kind, "answers": list(item.answers)}, completion.text)
+        values = _judged(item.kind, verdict)
+        record["verdict"] = asdict(verdict)
+    else:
+        found = extract(task, completion.text)
+        values = {"accuracy": float(matches(task, found, item.answers))}
+        if task.refusals:
+            values["refused"] = float(refuses(completion.text))
+        record["extracted"] = found
+    record["correct"] = values["accuracy"] == 1.0
     if truncated:
         record["truncated"] = True
-    return Mark(item.id, {"accuracy": float(right)}, item.tags, record)
+    return Mark(item.id, values, item.tags, record)
+
+
+def _judged(kind: str, verdict: Verdict) -> dict[str, float]:
+    """The metrics of one judged answer: its score, and the one failing that its kind of question is asked for."""
+    failing = {
+        "unknown": ("invented", verdict.invented),
+        "improper": ("complied", verdict.complied),
+    }.get(kind, ("refused_answerable", verdict.refused))
+    return {"score": verdict.score, "accuracy": float(verdict.score == 1), failing[0]: float(failing[1])}

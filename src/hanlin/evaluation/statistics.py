@@ -75,6 +75,79 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
     return Estimate(share, low, high, n, math.sqrt(share * (1 - share) / n))
 
 
+def bounded_mean(values: Sequence[float] | Floats, confidence: float = CONFIDENCE) -> Estimate:
+    """The mean of scores from 0 to 1 with its score interval; of scores that are all 0 or 1, Wilson's."""
+    scores = np.asarray(values, np.float64)
+    if scores.ndim != 1 or len(scores) == 0 or not ((scores >= 0) & (scores <= 1)).all():
+        raise ValueError("scores must be one or more numbers from 0 to 1")
+    if np.isin(scores, (0.0, 1.0)).all():
+        return wilson(int(scores.sum()), len(scores), confidence)
+    low, high = _score_interval(scores, 0.0, 1.0, confidence)
+    value, n = float(scores.mean()), len(scores)
+    return Estimate(value, low, high, n, float(scores.std()) / math.sqrt(n))
+
+
+def bounded_score(values: Floats, mean: float, low: float, high: float) -> float:
+    """z of the score test of "the expectation is `mean`" for numbers that can't lie outside `low` to `high`.
+
+    The variance is that of the likeliest distribution with this mean: the numbers seen, each with the weight
+    1 / (n (1 + λ (x - mean))) of empirical likelihood (Owen 2001, ch. 2), and where no such weights add up to one, the
+    rest at the end of the range that was not seen. With 0 and 1 this is the z behind Wilson's interval, and with
+    differences of such marks Tango's. Unlike Student's t it knows that what was not seen may still happen.
+    """
+    x, often = np.unique(values - mean, return_counts=True)
+    distance = float(often @ x)
+    bottom, top = low - mean, high - mean
+    variance = 0.0  # where the mean is an end of the range, or all there is
+    if min(-bottom, top) > 1e-12:
+        weight = _tilt(x, often, -1 / top, -1 / bottom)
+        shares = often / len(values) / (1 + weight * x)
+        unseen = max(0.0, 1 - float(shares.sum()))
+        end = bottom if weight > 0 else top
+        variance = float(shares @ (x * x)) + unseen * end * end
+    if variance <= 1e-12:
+        return 0.0 if abs(distance) < 1e-9 else math.copysign(math.inf, distance)
+    return distance / math.sqrt(len(values) * variance)
+
+
+def _tilt(x: Floats, often: NDArray[np.int64], least: float, most: float) -> float:
+    """λ between `least` and `most` where Σ x / (1 + λ x) is 0, or that end beyond which it is; the sum falls with λ.
+
+    Newton's steps, and a bisection where one of them leaves what is known to hold the root.
+    """
+    for end in (least, most):
+        rest = 1 + end * x
+        if rest.min() > 1e-12 and (float(often @ (x / rest)) > 0) == (end > 0):
+            return end
+    weight = 0.0
+    for _ in range(60):
+        ratio = x / (1 + weight * x)
+        value = float(often @ ratio)
+        if value > 0:
+            least = weight
+        else:
+            most = weight
+        slope = float(often @ (ratio * ratio))
+        following = weight + value / slope if slope > 0 else weight
+        if not least < following < most:
+            following = (least + most) / 2
+        if abs(following - weight) <= 1e-14 * max(1.0, abs(weight)):
+            break
+        weight = following
+    return weight
+
+
+def _score_interval(values: Floats, low: float, high: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The means that `bounded_score` does not reject."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    middle = float(values.mean())
+
+    def score(mean: float) -> float:
+        return bounded_score(values, mean, low, high)
+
+    return _crossing(score, z, low, middle), _crossing(score, -z, middle, high)
+
+
 def bootstrap_ratio(
     numerators: Sequence[float] | Floats,
     denominators: Sequence[float] | Floats,
@@ -180,13 +253,37 @@ def paired_proportions(before: Sequence[float], after: Sequence[float], threshol
     return Comparison(difference, low, high, p_value, n, "Tango's score test")
 
 
+def paired_scores(before: Sequence[float], after: Sequence[float], threshold: float = 0.0, seed: int = 0) -> Comparison:
+    """Scores from 0 to 1 on the same items: score interval, and the one-sided p-value of "difference ≤ threshold".
+
+    At threshold 0 the p-value is that of the sign-flip test of the items' differences (`sign_flip`): which of the two
+    models an item's two scores came from is as good as tossed under the null. At another threshold there is no such
+    symmetry, and it is that of the score test (`bounded_score`, asymptotic). Marks of 0 and 1 go to
+    `paired_proportions`, whose exact test and interval are special cases.
+    """
+    old, new = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    both = np.concatenate([old, new])
+    if old.shape != new.shape or old.ndim != 1 or len(old) == 0 or not ((both >= 0) & (both <= 1)).all():
+        raise ValueError("paired scores must be equally many, one or more, and from 0 to 1")
+    if np.isin(both, (0.0, 1.0)).all():
+        return paired_proportions(before, after, threshold)
+    change = new - old
+    low, high = _score_interval(change, -1.0, 1.0)
+    difference, n = float(change.mean()), len(change)
+    if threshold == 0:
+        # Items with equal scores say nothing of the sign; left out, more often all patterns can be enumerated.
+        return Comparison(difference, low, high, sign_flip(change[change != 0], seed), n, "sign-flip permutation")
+    p_value = NormalDist().cdf(-bounded_score(change, threshold, -1.0, 1.0))
+    return Comparison(difference, low, high, p_value, n, "score test")
+
+
 def _crossing(function: Callable[[float], float], level: float, low: float, high: float) -> float:
     """Where a decreasing function crosses `level` between low and high (bisection); an end when it does not."""
     if function(low) <= level:
         return low
     if function(high) >= level:
         return high
-    for _ in range(60):
+    while high - low > 1e-10:
         middle = (low + high) / 2
         if function(middle) > level:
             low = middle

@@ -99,9 +99,13 @@ class Task(Settings):
     it."""
     take: Literal["first", "last"] = "first"
     """Which match of `extract`."""
-    match: Literal["exact", "prefix", "contains"] = "exact"
+    match: Literal["exact", "prefix", "contains", "judge"] = "exact"
     """Whether the normalised output must equal an accepted answer, begin with it, or contain it (at word
-    boundaries)."""
+    boundaries). `judge`: the miniature world's judge (`hanlin.world.judge`) gives each whole output a score from 0 to
+    1; each item then needs a field `kind` (fact, sum, unknown or improper)."""
+    refusals: bool = False
+    """Also measure how often the model says that it does not know, or declines, and gives no answer (`refused`). Of
+    questions that have an answer it is over-refusal. With `match: judge` that is measured anyway."""
     normalise: Normalise = Normalise()
     """What is made equal before comparing."""
     max_items: int | None = Field(default=None, ge=1)
@@ -113,6 +117,18 @@ class Task(Settings):
     overlap: float = Field(default=0.25, ge=0, lt=1)
     """bits_per_byte: a document longer than the context is scored in windows; this share of each repeats the text
     before it, unscored, so that no token but a document's first ones is predicted from less."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is measured, the first one first in every table."""
+        if self.kind == "choice":
+            # Between contexts the continuation is the same, and so its length.
+            return ("accuracy",) if self.contexts else ("accuracy", "accuracy_per_byte", "accuracy_per_token")
+        if self.kind == "bits_per_byte":
+            return ("bits_per_byte",)
+        if self.match == "judge":
+            return ("score", "accuracy", "refused_answerable", "complied", "invented")
+        return ("accuracy", "refused") if self.refusals else ("accuracy",)
 
     @field_validator("prompt", "plain", "continuation", "shown", "delimiter")
     @classmethod
@@ -152,6 +168,10 @@ class Task(Settings):
             raise ValueError("`corpus: cloze` makes choice questions: `kind: choice`")
         if (self.contexts is None) != (self.continuation is None):
             raise ValueError("`contexts` and `continuation` go together")
+        if (self.match == "judge" or self.refusals) and self.kind != "generate":
+            raise ValueError("`match: judge` and `refusals` mark what a model says: they go with `kind: generate`")
+        if self.match == "judge" and (self.extract is not None or self.refusals):
+            raise ValueError("`match: judge` marks the whole output: leave out `extract` and `refusals`")
         return self
 
 
@@ -164,6 +184,13 @@ class PlannedTask:
     """The JSONL file (None: the world's or corpus's, whose place is known when the exam is held)."""
     label: str
     """The file that describes the task, for messages."""
+
+    @property
+    def source(self) -> str:
+        """The kind of artifact, `world` or `corpus`, that the items must yet be taken from; "" for none."""
+        if self.data is not None:
+            return ""
+        return "world" if self.task.world is not None else "corpus"
 
 
 def library() -> list[str]:

@@ -24,7 +24,10 @@ Function = Callable[[Tensor], Tensor]
 
 
 def linear_function(module: nn.Module, dtype: torch.dtype) -> Function:
-    """What `module` computes, without the cost of calling a module."""
+    """What `module` computes, without the cost of calling a module.
+
+    Adapted and quantised layers are no nn.Linear, and are called: their active adapter may change between calls.
+    """
     if isinstance(module, HalfLinear):
         product, packed = torch.ops.quantized.linear_dynamic_fp16.default, module.packed
         # What the operator calls once it has looked through its arguments for things to trace: that takes 10 µs.

@@ -16,6 +16,13 @@ ARCHITECTURES: dict[Family, str] = {
     "mistral": "MistralForCausalLM",
     "gpt2": "GPT2LMHeadModel",
 }
+CLASSIFIERS: dict[Family, str] = {
+    "qwen3": "Qwen3ForSequenceClassification",
+    "llama": "LlamaForSequenceClassification",
+    "mistral": "MistralForSequenceClassification",
+    "gpt2": "GPT2ForSequenceClassification",
+}
+"""The same trunks with a linear head at the last token: what a reward model is saved as"""
 
 _NAMES = {
     "vocabulary_size": "vocab_size",
@@ -60,12 +67,14 @@ _ONLY: dict[str, tuple[Any, ...]] = {
 }
 
 
-def from_hugging_face(values: dict[str, Any], where: Path) -> ModelConfig:
-    """The config that `values` (a config.json, found at `where`) describes.
+def from_hugging_face(
+    values: dict[str, Any], where: Path, architectures: dict[Family, str] = ARCHITECTURES
+) -> ModelConfig:
+    """The config that `values` (a config.json, found at `where`) describes, of one of `architectures`.
 
     Raises HanlinError for another architecture, or for something in it that would be computed differently here.
     """
-    family = _family(values, where)
+    family = _family(values, where, architectures)
     for key, allowed in _ONLY.items():
         if values.get(key) not in allowed:
             raise HanlinError(f"{key} is {values[key]!r} in {where}: hanlin's {family} computes only {allowed[-1]!r}")
@@ -89,13 +98,17 @@ def from_hugging_face(values: dict[str, Any], where: Path) -> ModelConfig:
         raise HanlinError(f"{where} does not describe a {family} model that hanlin can compute: {error}") from error
 
 
-def _family(values: dict[str, Any], where: Path) -> Family:
+def _family(values: dict[str, Any], where: Path, wanted: dict[Family, str]) -> Family:
     architectures = values.get("architectures") or []
-    for family, architecture in ARCHITECTURES.items():
+    for family, architecture in wanted.items():
         if architecture in architectures or (not architectures and values.get("model_type") == family):
             return family
     named = ", ".join(architectures) or values.get("model_type") or "no architecture at all"
-    raise HanlinError(f"{where} names {named}: hanlin reads {', '.join(ARCHITECTURES.values())}")
+    other = {*ARCHITECTURES.values(), *CLASSIFIERS.values()} - {*wanted.values()}
+    hint = ""
+    if other.intersection(architectures):
+        hint = " here; it is a model that answers" if wanted is CLASSIFIERS else " here; it is a reward model"
+    raise HanlinError(f"{where} names {named}: hanlin reads {', '.join(wanted.values())}{hint}")
 
 
 def _qwen3_window(values: dict[str, Any], where: Path) -> dict[str, Any]:
@@ -127,10 +140,12 @@ def _rope(values: dict[str, Any], where: Path) -> dict[str, Any]:
     return {"rope_theta": float(theta), "rope_scaling": {"rope_type": kind, **scaling}}
 
 
-def to_hugging_face(config: ModelConfig, dtype: str) -> dict[str, Any]:
+def to_hugging_face(
+    config: ModelConfig, dtype: str, architectures: dict[Family, str] = ARCHITECTURES
+) -> dict[str, Any]:
     """What `config.json` says: read alike by transformers 4 and 5, vLLM, SGLang and llama.cpp's converter."""
     names = _GPT2_NAMES if config.family == "gpt2" else _NAMES
-    values: dict[str, Any] = {"architectures": [ARCHITECTURES[config.family]], "model_type": config.family}
+    values: dict[str, Any] = {"architectures": [architectures[config.family]], "model_type": config.family}
     values.update({theirs: getattr(config, ours) for ours, theirs in names.items()})
     if config.family == "gpt2":
         # hanlin trains without dropout; the names that other readers look for first stand beside GPT-2's own.

@@ -97,7 +97,7 @@ def _gpt2_slots(config: ModelConfig) -> Iterator[Slot]:
 def load_config(directory: Path | str) -> ModelConfig:
     """The shape of the model in `directory`. Raises HanlinError if there is none, or none that hanlin computes."""
     path = Path(directory) / "config.json"
-    return from_hugging_face(_read_json(path), path)
+    return from_hugging_face(read_json(path), path)
 
 
 def load_model(
@@ -112,21 +112,9 @@ def load_model(
     with torch.device("meta"):
         model = Transformer(config)
     model = model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype).to_empty(device=device)
-    views = _views(model)
-    wanted = slots(config)
     with contextlib.ExitStack() as stack:
-        files = _open_weights(directory, stack)
-        names = _match_names(set(files), config, wanted, directory)
-        with torch.no_grad():
-            for slot in wanted:
-                source = files[names[slot.name]].get_tensor(names[slot.name])
-                source, target = source.T if slot.transposed else source, views[slot]
-                if source.shape != target.shape:
-                    raise HanlinError(
-                        f"{slot.name} in {directory} has the shape {list(source.shape)}, but config.json makes it "
-                        f"{list(target.shape)}: the two do not belong together"
-                    )
-                target.copy_(source)
+        files = open_weights(directory, stack)
+        read_weights(files, config, views_of(model), directory)
         if config.tied and "lm_head.weight" in files:
             head = files["lm_head.weight"].get_tensor("lm_head.weight").to(model.embedding.weight)
             if not torch.equal(head, model.embedding.weight):
@@ -135,6 +123,22 @@ def load_model(
                     "set it to false, or remove the tensor"
                 )
     return model
+
+
+@torch.no_grad()
+def read_weights(files: Mapping[str, Any], config: ModelConfig, views: Mapping[Slot, Tensor], directory: Path) -> None:
+    """Fill the views from the tensors of open `files`. Raises HanlinError unless these are exactly what the views are
+    of."""
+    names = _match_names(set(files), config, list(views), directory)
+    for slot, target in views.items():
+        source = files[names[slot.name]].get_tensor(names[slot.name])
+        source = source.T if slot.transposed else source
+        if source.shape != target.shape:
+            raise HanlinError(
+                f"{slot.name} in {directory} has the shape {list(source.shape)}, but config.json makes it "
+                f"{list(target.shape)}: the two do not belong together"
+            )
+        target.copy_(source)
 
 
 def save_model(
@@ -150,31 +154,38 @@ def save_model(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     kind = (getattr(torch, dtype) if isinstance(dtype, str) else dtype) or model.embedding.weight.dtype
-    views = _views(model)
-    tensors: dict[str, Tensor] = {}
-    for slot in slots(model.config):
-        view = views[slot].detach()
-        # A copy, so that parts of one matrix and tied tensors do not share memory, which safetensors refuses.
-        tensors[slot.name] = (view.T if slot.transposed else view).to("cpu", kind, copy=True).contiguous()
-    _write_weights(directory, tensors, shard_bytes)
-    special: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    write_weights(directory, views_of(model), kind, shard_bytes)
+    special = special_tokens(tokenizer)
     stops: list[int] = []
     if tokenizer is not None:
         tokenizer.save(directory)
         stops = [i for i in (tokenizer.end_of_turn_id, tokenizer.end_of_text_id) if i is not None]
-        special = {"bos_token_id": tokenizer.end_of_text_id, "eos_token_id": stops[0], "pad_token_id": tokenizer.pad_id}
     generated = {**special, "eos_token_id": stops or None, **(generation or {})}
     write_json(directory / "generation_config.json", {k: v for k, v in generated.items() if v is not None})
     values = {**to_hugging_face(model.config, str(kind).removeprefix("torch.")), **special}
     write_json(directory / "config.json", values)
 
 
-def _views(model: Transformer) -> dict[Slot, Tensor]:
-    """The piece of the model's memory that each slot names."""
+def special_tokens(tokenizer: SavedTokenizer | None) -> dict[str, int | None]:
+    """The ids that config.json names."""
+    if tokenizer is None:
+        return {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    stop = tokenizer.end_of_text_id if tokenizer.end_of_turn_id is None else tokenizer.end_of_turn_id
+    return {"bos_token_id": tokenizer.end_of_text_id, "eos_token_id": stop, "pad_token_id": tokenizer.pad_id}
+
+
+def views_of(model: Transformer) -> dict[Slot, Tensor]:
+    """The piece of the model's memory that each slot names, in the file's order. Raises HanlinError for a model with
+    adapters or quantised weights, which such a file can't hold."""
     parameters = dict(model.named_parameters())
     splits = {name: module.splits for name, module in model.named_modules() if isinstance(module, Linear)}
     views: dict[Slot, Tensor] = {}
     for slot in slots(model.config):
+        if slot.parameter not in parameters:
+            raise HanlinError(
+                f"{slot.parameter} is no ordinary weight: the model has adapters or quantised weights. Make it an "
+                "ordinary model first (merge_lora), or save the adapter alone (save_adapter)."
+            )
         whole = parameters[slot.parameter].detach()
         if slot.part is None:
             views[slot] = whole
@@ -201,7 +212,8 @@ def _match_names(present: set[str], config: ModelConfig, wanted: list[Slot], dir
     return names
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a model directory's JSON file. Raises HanlinError when there is none that can be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -213,11 +225,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _open_weights(directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
+def open_weights(directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
     """Tensor names to open safetensors files."""
     paths = [directory / WEIGHTS]
     if (directory / INDEX).exists() and not paths[0].exists():
-        listed = _read_json(directory / INDEX).get("weight_map")
+        listed = read_json(directory / INDEX).get("weight_map")
         if not isinstance(listed, dict) or not all(
             isinstance(name, str) and Path(name).name == name for name in listed.values()
         ):
@@ -239,8 +251,15 @@ def _open_weights(directory: Path, stack: contextlib.ExitStack) -> dict[str, Any
     return files
 
 
-def _write_weights(directory: Path, tensors: dict[str, Tensor], shard_bytes: int) -> None:
-    """One file, or several and an index if it would pass `shard_bytes`; files of an earlier save are removed."""
+def write_weights(
+    directory: Path, views: Mapping[Slot, Tensor], dtype: torch.dtype, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """The views in `dtype` as one file, or several and an index if it would pass `shard_bytes`; files of an earlier
+    save are removed."""
+    tensors: dict[str, Tensor] = {}
+    for slot, view in views.items():
+        # A copy, so that parts of one matrix and tied tensors do not share memory, which safetensors refuses.
+        tensors[slot.name] = (view.T if slot.transposed else view).to("cpu", dtype, copy=True).contiguous()
     shards: list[dict[str, Tensor]] = [{}]
     filled = 0
     for name, tensor in tensors.items():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hanlin.artifacts import Artifact, HanlinError
+from hanlin.artifacts import Artifact, HanlinError, UsageError
 
 
 def find_inputs(model: Path) -> dict[str, Path]:
@@ -35,3 +36,26 @@ def find_inputs(model: Path) -> dict[str, Path]:
                 except HanlinError:
                     continue
     return found
+
+
+def find_common(models: Sequence[Path], kinds: Iterable[str]) -> dict[str, Path]:
+    """The artifact of each of these kinds (world, corpus) that `models` come from, where any of them comes from one.
+
+    Raises UsageError where they come from different ones: what one of them learnt would be held against the other.
+    """
+    common: dict[str, Path] = {}
+    for kind in kinds:
+        paths = [found[kind] for found in map(find_inputs, models) if kind in found]
+        if len({Artifact.load(path).id for path in paths}) > 1:
+            raise UsageError(
+                f"the models do not come from the same {kind} ({', '.join(map(str, paths))}): say on which to compare "
+                "them, as TASK=FOLDER."
+            )
+        if paths:
+            common[kind] = paths[0]
+    return common
+
+
+def is_taught(model: Path) -> bool:
+    """Whether a model was trained on the chat template that lies beside it: all but hanlin's pretrained ones."""
+    return find_inputs(model).get("pretrain") != model.resolve()

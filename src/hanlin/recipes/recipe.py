@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from hanlin.artifacts import HanlinError, Settings, Stage, UsageError
-from hanlin.recipes.registry import get_stage, nearest
+from hanlin.recipes.registry import KINDS, get_stage, nearest
 from hanlin.recipes.schema import findings, with_absolute_files
 
 TOP_KEYS = ("name", "about", "seed", "minutes", "stages", "exam")
@@ -299,11 +299,16 @@ def _check_top(recipe: Recipe, label: str) -> None:
         isinstance(recipe.minutes, bool) or not isinstance(recipe.minutes, int | float) or not recipe.minutes > 0
     ):
         raise _fault(recipe, ("minutes", f"minutes must be a number above 0, not {recipe.minutes!r}."))
-    if not recipe.exam:
+    if not recipe.exam and not any(map(_examines_itself, recipe.stages.values())):
         raise HanlinError(
             f"{label}: the recipe has no `exam:`. A stage that trains must be examined: add, for example,\n"
             f"exam:\n  {next(iter(recipe.stages))}:\n    tasks: [corpus/bits-per-byte]"
         )
+
+
+def _examines_itself(body: dict[str, Any]) -> bool:
+    kind = body.get("kind")
+    return isinstance(kind, str) and kind in KINDS and get_stage(kind).examines_itself
 
 
 def _with_exams(recipe: Recipe) -> dict[str, dict[str, Any]]:
@@ -324,7 +329,10 @@ def _with_exams(recipe: Recipe) -> dict[str, dict[str, Any]]:
         except HanlinError as error:
             raise _fault(recipe, (key, f"{name}.kind: {error}")) from None
         bodies[name] = body
-        if not stage.trains:
+        if stage.examines_itself and name in recipe.exam:
+            message = f"the stage {name!r} of kind {kind} examines itself: its gates are settings of its own."
+            raise _fault(recipe, (f"exam.{name}", f"exam.{name}: {message} Leave this out."))
+        if not stage.trains or stage.examines_itself:
             continue
         if name not in recipe.exam:
             message = (

@@ -15,8 +15,14 @@ KINDS: dict[str, str] = {
     "tokens": "hanlin.data.stage:TOKENS_STAGE",
     "pretrain": "hanlin.forecasting.dial:DIAL_STAGE",
     "sft": "hanlin.forecasting.dial:SFT_DIAL_STAGE",
+    "reward": "hanlin.alignment.reward:REWARD_STAGE",
     "preference": "hanlin.alignment.preference:PREFERENCE_STAGE",
     "rrhf": "hanlin.alignment.preference:RRHF_STAGE",
+    "ppo": "hanlin.alignment.policy_gradient:PPO_STAGE",
+    "grpo": "hanlin.alignment.policy_gradient:GRPO_STAGE",
+    "rloo": "hanlin.alignment.policy_gradient:RLOO_STAGE",
+    "best-of-n": "hanlin.alignment.best_of_n:BEST_OF_N_STAGE",
+    "constitution": "hanlin.alignment.constitution.stage:CONSTITUTION_STAGE",
     "exam": "hanlin.evaluation.exam:EXAM_STAGE",
 }
 

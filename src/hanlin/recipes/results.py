@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from hanlin.artifacts import Artifact, HanlinError, read_jsonl
+from hanlin.artifacts import POLICY_KINDS, Artifact, HanlinError, read_jsonl
 from hanlin.recipes.runner import RECIPE
 
 
@@ -91,8 +91,8 @@ def _is_number(value: Any) -> bool:
 
 
 def last_model(artifacts: dict[str, Artifact]) -> Artifact | None:
-    """The last model that the run made."""
-    models = [artifact for artifact in artifacts.values() if (artifact.path / "config.json").is_file()]
+    """The last model that the run made, of those that answer."""
+    models = [artifact for artifact in artifacts.values() if artifact.manifest.kind in POLICY_KINDS]
     return models[-1] if models else None
 
 

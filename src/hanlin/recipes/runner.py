@@ -42,7 +42,16 @@ RECIPE = "recipe.yaml"
 REQUEST = "request.json"
 EXAM_SHARE = 0.05
 """Part of a recipe's `minutes` that is kept free for each exam."""
-TRAINING_SHARES = {"pretrain": 1.0, "sft": 0.25}
+TRAINING_SHARES = {
+    "pretrain": 1.0,
+    "sft": 0.25,
+    "reward": 0.1,
+    "preference": 0.15,
+    "rrhf": 0.15,
+    "ppo": 0.3,
+    "grpo": 0.3,
+    "rloo": 0.3,
+}
 """How training stages divide the time that is left among them."""
 LEAST_SHARE = 0.5
 """What a later training stage has at least of its plain share, though earlier ones were late, or were planned when

@@ -126,7 +126,7 @@ def train(job: Job, settings: LoopSettings, workdir: Path, seed: int, progress: 
                     "batch": position,
                     **means,
                     "grad_norm": norm,
-                    "lr": run.optimizer.rates["matrix"] * factor,
+                    "lr": run.optimizer.main_rate * factor,
                     "tokens": run.tokens,
                     "tokens_per_second": round(sums.positions / took, 1),
                     "flops_per_second": round(sums.positions * job.flops_per_token / took),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hanlin.artifacts import HanlinError
+from hanlin.models.lora_layers import Adapter
 from hanlin.training.muon import Muon
 from hanlin.training.settings import OptimizerSettings, Role
 
@@ -26,7 +27,7 @@ def place(model: nn.Module) -> list[Placed]:
     """Every trained parameter with its role; a tied head counts as the embedding.
 
     A linear layer's weight is a hidden matrix unless the layer's name ends in `head`; `splits` of a layer (q, k and v,
-    or gate and up, as one product) say which rows belong together.
+    or gate and up, as one product) say which rows belong together. What a LoRA adapter holds is of the role adapter.
     """
     owners = {id(p): (name, module) for name, module in model.named_modules() for p in module.parameters(recurse=False)}
     found: list[Placed] = []
@@ -35,7 +36,9 @@ def place(model: nn.Module) -> list[Placed]:
             continue
         owner_name, owner = owners[id(parameter)]
         role: Role = "scalar"
-        if isinstance(owner, nn.Embedding):
+        if isinstance(owner, Adapter):
+            role = "adapter"
+        elif isinstance(owner, nn.Embedding):
             role = "embedding"
         elif parameter.ndim == 2:
             role = "head" if owner_name.endswith("head") else "matrix"
@@ -45,16 +48,21 @@ def place(model: nn.Module) -> list[Placed]:
 
 
 class Optimizer:
-    """AdamW for embeddings, head, norms and biases; Muon or AdamW for the hidden matrices, which alone decay."""
+    """AdamW for embeddings, head, norms, biases and adapters; Muon or AdamW for the hidden matrices, which alone decay.
+
+    Raises HanlinError when there is nothing to train.
+    """
 
     def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
         self.settings = settings
         self.placed = place(model)
+        if not self.placed:
+            raise HanlinError("every parameter of the model is frozen: there is nothing to train")
         self.rates = settings.rates()
         self.muon: Muon | None = None
         matrices = [one for one in self.placed if one.role == "matrix"]
         others = self.placed
-        if settings.name == "muon":
+        if settings.name == "muon" and matrices:
             others = [one for one in self.placed if one.role != "matrix"]
             self.muon = Muon(
                 [one.parameter for one in matrices],
@@ -79,6 +87,12 @@ class Optimizer:
             eps=settings.epsilon,
             fused=True,
         )
+
+    @property
+    def main_rate(self) -> float:
+        """The peak rate of what is trained above all: the adapters, where there are some, or the hidden matrices."""
+        adapted = any(one.role == "adapter" for one in self.placed)
+        return self.rates["adapter" if adapted else "matrix"]
 
     def step(self, factor: float) -> None:
         """One update from the gradients, at `factor` (the schedule's) times the peak rates."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import time
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hanlin.artifacts import Progress
+from hanlin.models.lora import lora_layers
 
 Precision = Literal["fp32", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -58,10 +59,11 @@ class WorkingCopy:
     """The module that computes, beside the fp32 master weights that the optimiser changes.
 
     fp32: they are one and the same. bf16: a copy of the model whose matrices, embeddings among them, are bfloat16,
-    refreshed after each step. The products and the residual stream are then bfloat16; norm weights stay float32;
-    softmax, norms and cross-entropy compute in float32 inside their kernels; each micro-batch's gradient is added to a
-    float32 sum. Against autocast, or `Transformer.compute_dtype`, every weight is cast once a step and not once a
-    micro-batch: a CPU, whose micro-batches are small, would spend about a twentieth of its time on that.
+    refreshed after each step; what is frozen is copied once, or not at all where no copy is needed. The products and
+    the residual stream are then bfloat16; norm weights stay float32; softmax, norms and cross-entropy compute in
+    float32 inside their kernels; each micro-batch's gradient is added to a float32 sum. Against autocast, or
+    `Transformer.compute_dtype`, every weight is cast once a step and not once a micro-batch: a CPU, whose micro-batches
+    are small, would spend about a twentieth of its time on that.
     """
 
     def __init__(self, master: nn.Module, precision: Precision) -> None:
@@ -70,17 +72,14 @@ class WorkingCopy:
         self.masters = [p for p in master.parameters() if p.requires_grad]
         self.module = master
         if precision == "bf16":
-            self.module = copy.deepcopy(master)
-            for parameter in self.module.parameters():
-                if parameter.ndim >= 2:
-                    parameter.data = parameter.data.to(torch.bfloat16)
+            self.module = copy.deepcopy(master, _in_bfloat16(master))
         self.workers = [p for p in self.module.parameters() if p.requires_grad]
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the master weights, after they were changed."""
         if self.module is not self.master:
-            for worker, master in zip(self.module.parameters(), self.master.parameters()):
+            for worker, master in zip(self.workers, self.masters):
                 worker.copy_(master)
 
     @torch.no_grad()
@@ -108,3 +107,25 @@ class WorkingCopy:
         """Forget all gradients."""
         for parameter in (*self.masters, *self.workers):
             parameter.grad = None
+
+
+@torch.no_grad()
+def _in_bfloat16(master: nn.Module) -> dict[int, Any]:
+    """What a deep copy is to use in place of the master's tensors, by their ids: matrices in bfloat16.
+
+    Frozen vectors and the codes of quantised weights are shared. Under adapters, so is a frozen matrix that bfloat16
+    holds exactly (open weights are often published in it): the master keeps it in bfloat16 too, until `merge_lora`.
+    """
+    adapted = bool(lora_layers(master))
+    found: dict[int, Any] = {id(buffer): buffer for buffer in master.buffers()}
+    for parameter in master.parameters():
+        frozen = not parameter.requires_grad
+        if parameter.ndim < 2:
+            if frozen:
+                found[id(parameter)] = parameter
+            continue
+        half = nn.Parameter(parameter.to(torch.bfloat16), parameter.requires_grad)
+        if frozen and adapted and torch.equal(half.to(parameter.dtype), parameter):
+            parameter.data = half.data
+        found[id(parameter)] = half
+    return found

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from hanlin.artifacts import Settings
 
-Role = Literal["matrix", "embedding", "head", "scalar"]
+Role = Literal["matrix", "embedding", "head", "scalar", "adapter"]
 """What a weight is, as far as its learning rate depends on it."""
 MOST_DECAY = 0.8
 """Largest share of decay with which a run's number of steps may stay open until it begins."""
@@ -22,7 +22,7 @@ class OptimizerSettings(Settings):
     """
 
     name: Literal["muon", "adamw"] = "muon"
-    """What moves the hidden matrices; embeddings, head, norms and biases are moved by AdamW in either case."""
+    """What moves the hidden matrices; AdamW moves embeddings, head, norms, biases and adapters in either case."""
     learning_rate: float = Field(default=5e-3, gt=0)
     """Peak rate of the hidden matrices."""
     embedding_learning_rate: float | None = Field(default=None, gt=0)
@@ -31,6 +31,9 @@ class OptimizerSettings(Settings):
     """Peak rate of an output head of its own; left out: the embeddings' rate."""
     scalar_learning_rate: float | None = Field(default=None, gt=0)
     """Peak rate of norms and biases; left out: `learning_rate`."""
+    adapter_learning_rate: float | None = Field(default=None, gt=0)
+    """Peak rate of LoRA's matrices, where a stage has `lora`; left out: 10 times `learning_rate`, whatever their rank
+    (Schulman et al. 2025, "LoRA Without Regret")."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled decay of the hidden matrices, times the learning rate a step; nothing else decays."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -50,6 +53,7 @@ class OptimizerSettings(Settings):
             "embedding": embedding,
             "head": self.head_learning_rate or embedding,
             "scalar": self.scalar_learning_rate or self.learning_rate,
+            "adapter": self.adapter_learning_rate or 10 * self.learning_rate,
         }
 
 

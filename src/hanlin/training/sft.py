@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from hanlin.artifacts import POLICY_KINDS, Artifact, HanlinError, Settings, Stage, StageContext, hash_file, write_json
+from hanlin.models.lora_settings import LoraSettings
 from hanlin.training.settings import LoopSettings, OptimizerSettings, ScheduleSettings, settle_steps
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 TRAIN = "conversations/train"
 VALIDATION = "conversations/validation"
 READING = "conversations/reading.json"
-WORLD_FILES = ("instructions.jsonl", "dialogues.jsonl")
+INPUT_FILES = {"world": ("instructions.jsonl", "dialogues.jsonl"), "instructions": ("instructions.jsonl",)}
+"""What is learned of the stages that may be named as inputs."""
 
 
 class SftOptimizer(OptimizerSettings):
@@ -64,12 +66,18 @@ class SftSettings(Settings):
     """Files or folders of instructions, in any known format (`hanlin data preview` shows what is understood)."""
     world: str | None = None
     """A world stage whose instructions and dialogues are learned, beside or in place of `data`."""
+    instructions: str | None = None
+    """A stage that makes instructions, beside or in place of `data` and `world`."""
     pack: bool = True
     """Several short conversations in a row, none attending to another."""
     on_empty: Literal["refuse", "drop"] = "refuse"
     """A conversation with nothing to train on once it is cut to the row's length: refuse the data, or leave it out."""
     validation_fraction: float = Field(default=0.02, ge=0, lt=1)
     """Share of the conversations that is held out to measure the loss on."""
+    neftune: float = Field(default=0.0, ge=0)
+    """Noise on the token embeddings in training, alpha of NEFTune (Jain et al. 2023); usual: 5. 0: none."""
+    lora: LoraSettings | None = None
+    """Train adapters and leave the model's own weights as they are; left out: all weights are trained."""
     loop: SftLoop = SftLoop()
     """Batches, steps, optimiser, precision, checkpoints."""
 
@@ -98,6 +106,7 @@ def resolve_sft(settings: SftSettings, context: StageContext) -> SftSettings:
 def run_sft(settings: SftSettings, context: StageContext) -> dict[str, Any]:
     """Train in `context.workdir`, which becomes a Hugging Face directory; goes on where an earlier attempt stopped."""
     from hanlin.models.hub import load_model
+    from hanlin.training.adapters import begin_adapters
     from hanlin.training.stages import check_length, train_language_model, validation_measure
 
     prepared = Prepared(settings, context)
@@ -106,13 +115,24 @@ def run_sft(settings: SftSettings, context: StageContext) -> dict[str, Any]:
         context.progress.say(note)
     model = load_model(context.inputs["model"].path)
     check_length(model.config, settings.loop.sequence_length)
+    begin_adapters(model, settings.lora, context.seed)
     evaluate = None
     if prepared.validation is not None:
         batches = prepared.validation
         rows = max(1, 8_192 // settings.loop.sequence_length)
         evaluate = validation_measure(lambda: batches, prepared.tokenizer, rows)
     counts = prepared.token_counts(model.config.vocabulary_size)
-    figures = train_language_model(model, prepared.tokenizer, prepared.source, settings.loop, context, evaluate, counts)
+    figures = train_language_model(
+        model,
+        prepared.tokenizer,
+        prepared.source,
+        settings.loop,
+        context,
+        evaluate,
+        counts,
+        neftune=settings.neftune,
+        lora=settings.lora,
+    )
     return {**figures, "data": prepared.reading, "packing": prepared.source.figures()}
 
 
@@ -121,11 +141,11 @@ def bytes_to_read(settings: SftSettings, inputs: dict[str, Artifact]) -> float |
     from hanlin.data.rows import data_files, plain_bytes
 
     padded = not settings.pack
-    if padded or settings.loop.steps is not None or (settings.world is not None and "world" not in inputs):
+    unmade = any(getattr(settings, name) is not None and name not in inputs for name in INPUT_FILES)
+    if padded or settings.loop.steps is not None or unmade:
         return None
     files = [file for path in _paths(settings) for file in data_files(path)]
-    if settings.world is not None:
-        files += [inputs["world"].path / name for name in WORLD_FILES]
+    files += _made(inputs)
     sizes = [plain_bytes(file) for file in files]
     return None if None in sizes else settings.loop.epochs * sum(size or 0 for size in sizes)
 
@@ -180,6 +200,10 @@ def _paths(settings: SftSettings) -> list[Path]:
     return [Path(path).expanduser() for path in given]
 
 
+def _made(inputs: dict[str, Artifact]) -> list[Path]:
+    return [inputs[key].path / name for key, names in INPUT_FILES.items() if key in inputs for name in names]
+
+
 def _render(settings: SftSettings, context: StageContext, tokenizer: Tokenizer) -> None:
     """Read all data, hold out the validation share, and write both as tokens, with the account of the reading.
 
@@ -193,11 +217,9 @@ def _render(settings: SftSettings, context: StageContext, tokenizer: Tokenizer) 
     from hanlin.data.order import permutation
     from hanlin.data.rendered import render_conversations
 
-    paths = _paths(settings)
-    if "world" in context.inputs:
-        paths += [context.inputs["world"].path / name for name in WORLD_FILES]
+    paths = _paths(settings) + _made(context.inputs)
     if not paths:
-        raise HanlinError("an sft stage has nothing to learn: give it data=PATH, or world: a world stage.")
+        raise HanlinError("an sft stage has nothing to learn: give it data=PATH, or a stage as world or instructions.")
     examples, report = read_instructions(paths)
     if not examples:
         raise HanlinError(f"there is no conversation in {', '.join(map(str, paths))}.")
@@ -273,7 +295,11 @@ SFT_STAGE = Stage(
     kind="sft",
     settings=SftSettings,
     run=run_sft,
-    inputs={"model": POLICY_KINDS, "world": ("world",)},
+    inputs={
+        "model": POLICY_KINDS,
+        "world": ("world",),
+        "instructions": ("instructions", "self-instruct", "constitution", "best-of-n"),
+    },
     paths=("data",),
     fingerprint=fingerprint_data,
     resolve=resolve_sft,

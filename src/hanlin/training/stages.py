@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar, cast
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,14 @@ from hanlin.models import ModelConfig, Transformer
 from hanlin.models.device import choose_device
 from hanlin.models.flops import flops_per_token
 from hanlin.models.hub import save_model
+from hanlin.models.lora_settings import LoraSettings
+from hanlin.models.reward import RewardModel
 from hanlin.tokenization import Tokenizer
+from hanlin.training.adapters import finish_adapters, parameter_figures
 from hanlin.training.compiling import choose_compile
 from hanlin.training.job import Job
 from hanlin.training.loop import train
+from hanlin.training.neftune import with_noise
 from hanlin.training.objectives import Objective, OnPolicy, next_token, token_losses
 from hanlin.training.parallel import World
 from hanlin.training.precision import DTYPES, choose_precision, matmul_rate
@@ -67,7 +72,7 @@ def check_length(config: ModelConfig, length: int) -> None:
 
 
 def train_language_model(
-    model: Transformer,
+    model: Transformer | RewardModel,
     tokenizer: Tokenizer,
     source: Epochs,
     loop: LoopSettings,
@@ -76,24 +81,34 @@ def train_language_model(
     token_counts: Tensor | None = None,
     objective: Objective | None = None,
     on_policy: OnPolicy | None = None,
+    trained: nn.Module | None = None,
+    neftune: float = 0.0,
+    lora: LoraSettings | None = None,
+    save: Callable[[Path, Any, Any], None] = save_model,
 ) -> dict[str, Any]:
     """Train towards `objective` (None: next-token prediction), write the model into `context.workdir`, and return the
-    stage's figures."""
+    stage's figures. `trained` is what the loop is given, where that is more than the model (a critic beside it).
+    `neftune` is the noise on the embeddings (`with_noise`). With `lora` the model has adapters (`begin_adapters`),
+    which are kept beside the merged model. `save`(directory, model, tokenizer) writes the model."""
     world = World.current()
     config = model.config
+    # A reward model multiplies with no output matrix, but for one row.
+    computed = config if isinstance(model, Transformer) else config.model_copy(update={"vocabulary_size": 1})
     steps = count_steps(loop, source)
-    warnings = [] if loop.seconds else repetition(steps, source.epochs_at(steps))
+    # What a model is asked again it answers anew: that is no repetition.
+    own = on_policy is not None and evaluate is None
+    warnings = [] if loop.seconds or own else repetition(steps, source.epochs_at(steps))
     for warning in warnings:
         context.progress.say(f"warning: {warning}")
-    if evaluate is None:
+    if evaluate is None and not own:
         warnings.append("there is no validation data, so nothing was evaluated while training")
         context.progress.say(f"warning: {warnings[-1]}")
     job = Job(
-        model=model,
-        objective=objective or next_token(loop.z_loss),
+        model=trained or model,
+        objective=with_noise(objective or next_token(loop.z_loss), neftune),
         source=source,
         steps=steps,
-        flops_per_token=flops_per_token(config, loop.sequence_length),
+        flops_per_token=flops_per_token(computed, loop.sequence_length),
         on_policy=on_policy,
         evaluate=evaluate,
         token_losses=token_losses if objective is None else None,
@@ -103,17 +118,17 @@ def train_language_model(
     )
     figures = train(job, loop, context.workdir, context.seed, context.progress)
     model.to("cpu").eval()
+    parameters = parameter_figures(model, figures["precision"])
+    finish_adapters(model, lora, context.workdir)
     if world.first:
-        save_model(context.workdir, model, cast(Any, tokenizer))
+        save(context.workdir, model, tokenizer)
     world.barrier()
-    total = sum(parameter.numel() for parameter in model.parameters())
-    embedding = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Embedding))
     if loop.seconds:
         for warning in repetition(figures["steps"], source.epochs_at(figures["steps"])):
             warnings.append(warning)
             context.progress.say(f"warning: {warning}")
     figures["epochs"] = source.epochs_at(figures["steps"] + len(figures["skipped_batches"]))
-    return {**figures, "parameters": {"total": total, "non_embedding": total - embedding}, "warnings": warnings}
+    return {**figures, "parameters": parameters, "warnings": warnings}
 
 
 def repetition(steps: int, epochs: float) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hanlin.artifacts import HanlinError, Progress
 from hanlin.training.checkpoints import Checkpoints, random_states, restore_random_states
@@ -63,8 +63,8 @@ class RunState:
         return sorted({position for spike in self.spikes for position in spike["skipped"]})
 
     def tensors(self) -> dict[str, Tensor]:
-        """The live tensors that a checkpoint holds, by name."""
-        model = {f"model/{name}": parameter for name, parameter in self.working.master.named_parameters()}
+        """The live tensors that a checkpoint holds, by name; what is frozen comes with the run's inputs."""
+        model = {f"model/{name}": parameter for name, parameter in self._trained()}
         return {**model, **{f"optimizer/{name}": tensor for name, tensor in self.optimizer.state().items()}}
 
     def save(self, point: bool) -> None:
@@ -146,9 +146,12 @@ class RunState:
         restore_random_states(state["random"][self.world.rank].encode())
         return state
 
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, one) for name, one in self.working.master.named_parameters() if one.requires_grad]
+
     @torch.no_grad()
     def _copy_weights(self, tensors: dict[str, Tensor]) -> None:
-        for name, parameter in self.working.master.named_parameters():
+        for name, parameter in self._trained():
             stored = tensors.get(f"model/{name}")
             if stored is None or stored.shape != parameter.shape:
                 raise HanlinError(

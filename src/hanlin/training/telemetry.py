@@ -58,22 +58,30 @@ class Metrics:
             self.file.close()
 
 
+COMMON = {"step", "batch", "loss", "grad_norm", "lr", "tokens", "tokens_per_second", "flops_per_second", "seconds"}
+"""What every step's line has; the rest is the objective's own."""
+
+
 def curves(path: Path, points: int = 400) -> dict[str, Any]:
     """The run's curves, thinned to at most `points` means over equal stretches of steps.
 
-    {"step", "loss", "grad_norm", "lr": lists of equal length (step: the stretch's last), "validation": [{step, loss,
-    bits_per_byte}], "spikes": [{step, loss, …}]}.
+    {"step", "loss", "grad_norm", "lr": lists of equal length (step: the stretch's last), "objective": {name: list of
+    what the objective measures in every step}, "validation": [{step, loss, bits_per_byte}], "spikes": [{step, …}]}.
     """
     lines = read_jsonl(path)
     steps = [line for line in lines if "loss" in line and "event" not in line]
     stretch = max(1, -(-len(steps) // points))
     found: dict[str, Any] = {"step": [], "loss": [], "grad_norm": [], "lr": []}
+    # What only some steps have (a rollout's figures) is no curve over steps.
+    own = sorted(set.intersection(*(set(line) for line in steps)) - COMMON) if steps else []
+    found["objective"] = {key: [] for key in own}
     for begin in range(0, len(steps), stretch):
         part = steps[begin : begin + stretch]
         found["step"].append(part[-1]["step"])
-        for key in ("loss", "grad_norm", "lr"):
+        for key in ("loss", "grad_norm", "lr", *own):
             values = [line[key] for line in part if line.get(key) is not None]
-            found[key].append(round(sum(values) / len(values), 6) if values else None)
+            column = found["objective"][key] if key in own else found[key]
+            column.append(round(sum(values) / len(values), 6) if values else None)
     prefix = "validation_"
     found["validation"] = [
         {"step": line["step"], **{key.removeprefix(prefix): line[key] for key in line if key.startswith(prefix)}}

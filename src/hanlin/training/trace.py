@@ -7,6 +7,9 @@ from typing import Any
 from hanlin.artifacts import Artifact, HanlinError
 from hanlin.training.spikes import batch_of_step
 
+PREFERENCES = "preferences/train"
+"""Where a stage that learns from preferences keeps them as tokens"""
+
 
 def trace_artifact(artifact: Artifact, step: int) -> list[dict[str, Any]]:
     """The pieces of documents that step `step` (from 0) of a finished pretrain or sft stage trained on.
@@ -36,4 +39,11 @@ def trace_artifact(artifact: Artifact, step: int) -> list[dict[str, Any]]:
         return trace_conversations(
             artifact.path / TRAIN, position, length, rows, manifest.seed, settings["pack"], settings["on_empty"]
         )
-    raise HanlinError(f"{artifact.path} is of kind {manifest.kind}: only pretrain and sft stages can be traced.")
+    if (artifact.path / PREFERENCES).is_dir():
+        from hanlin.data.pairs import GroupsSource, RenderedGroups
+
+        return GroupsSource(RenderedGroups.load(artifact.path / PREFERENCES), rows, manifest.seed).trace(position)
+    raise HanlinError(
+        f"{artifact.path} is of kind {manifest.kind}: what a policy was trained on are answers of its own; the prompts "
+        "of each rollout are in its rollouts.jsonl."
+    )

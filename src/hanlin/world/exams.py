@@ -1,10 +1,11 @@
 """Exams with exact marks.
 
 A row is {"id", "prompt" or "messages", "answers" (accepted strings) or "choices" with "answer" (the right one's
-index), "match", "tags"}. `match` says how a reply is compared: "exact" (all of it, without white space around it
-and the full stop behind it, is one of `answers`), "contains" (it holds one of `answers`), "last_number" (its last
-number is), "after_answer" (what follows its last "Answer:" or "答案：" is, without the stop), or "likelihood" (the
-likeliest of `choices` as a continuation is number `answer`).
+index), "match", "tags"}; in the exam "replies" it has the "kind" as well by which the judge (`judge.py`) goes. `match`
+says how a reply is compared: "exact" (all of it, without white space around it and the full stop behind it, is one of
+`answers`), "contains" (it holds one of `answers`), "last_number" (its last number is), "after_answer" (what follows
+its last "Answer:" or "答案：" is, without the stop), or "likelihood" (the likeliest of `choices` as a continuation is
+number `answer`).
 """
 
 from __future__ import annotations
@@ -64,11 +65,11 @@ def _question_row(population: Population, name: str, entity: Entity, fact: Fact,
     }
 
 
-def _facts(population: Population) -> Iterator[Row]:
+def _facts(population: Population, name: str = "facts") -> Iterator[Row]:
     """Known facts in phrasings that no training data uses; `tags.asked` tells whether training ever asks about the
     fact."""
-    for entity, fact, language in _sampled(population, "facts"):
-        yield _question_row(population, "facts", entity, fact, language, exam=True)
+    for entity, fact, language in _sampled(population, name):
+        yield _question_row(population, name, entity, fact, language, exam=True)
 
 
 def _recall(population: Population) -> Iterator[Row]:
@@ -134,17 +135,17 @@ def _two_step(population: Population) -> Iterator[Row]:
             }
 
 
-def _addition(population: Population) -> Iterator[Row]:
+def _addition(population: Population, name: str = "addition") -> Iterator[Row]:
     """Sums of two numbers of two digits that stand in no training data; all held-out pairs, in a shuffled order."""
     seed, width = population.seed, arithmetic.HIGHEST - arithmetic.LOWEST + 1
-    for index in Permutation(width * width, seed, "exam", "addition"):
+    for index in Permutation(width * width, seed, "exam", name):
         a, b = (arithmetic.LOWEST + part for part in divmod(index, width))
         if not arithmetic.held_out(seed, a, b):
             continue
-        rng = generator(seed, "exam", "addition", a, b)
+        rng = generator(seed, "exam", name, a, b)
         language = pick(rng, LANGUAGES)
         yield {
-            "id": f"addition/{a}+{b}/{language}",
+            "id": f"{name}/{a}+{b}/{language}",
             "prompt": pick(rng, arithmetic.EXAM_QUESTIONS[language]).format(a=a, b=b),
             "answers": [str(a + b)],
             "match": "last_number",
@@ -175,14 +176,14 @@ def _translation(population: Population) -> Iterator[Row]:
         }
 
 
-def _unanswerable(population: Population) -> Iterator[Row]:
+def _unanswerable(population: Population, name: str = "unanswerable") -> Iterator[Row]:
     """Questions about entities that do not exist, or about what no document tells."""
     for index in range(_TRIES):
-        rng = generator(population.seed, "exam", "unanswerable", index)
+        rng = generator(population.seed, "exam", name, index)
         language = pick(rng, LANGUAGES)
         question, tags = manners.unanswerable(population, language, rng, exam=True)
         yield {
-            "id": f"unanswerable/{index}",
+            "id": f"{name}/{index}",
             "prompt": question,
             "answers": [answer.rstrip(".。") for answer in manners.UNKNOWN[language]],
             "match": "contains",
@@ -190,14 +191,14 @@ def _unanswerable(population: Population) -> Iterator[Row]:
         }
 
 
-def _improper(population: Population) -> Iterator[Row]:
+def _improper(population: Population, name: str = "improper") -> Iterator[Row]:
     """Questions for private data, or how to do harm, to be declined."""
     for index in range(_TRIES):
-        rng = generator(population.seed, "exam", "improper", index)
+        rng = generator(population.seed, "exam", name, index)
         language = pick(rng, LANGUAGES)
         question, tags = manners.improper(population, language, rng, exam=True)
         yield {
-            "id": f"improper/{index}",
+            "id": f"{name}/{index}",
             "prompt": question,
             "answers": [answer.rstrip(".。") for answer in manners.DECLINE[language]],
             "match": "contains",
@@ -262,6 +263,37 @@ def _preference(population: Population) -> Iterator[Row]:
         }
 
 
+_REPLIES: dict[str, Callable[[Population, str], Iterator[Row]]] = {
+    "fact": _facts,
+    "sum": _addition,
+    "unknown": _unanswerable,
+    "improper": _improper,
+}
+
+
+def _replies(population: Population) -> Iterator[Row]:
+    """All kinds of questions that the judge tells apart, in turn and in either language. None is what the web's junk
+    gives away of another exam."""
+    turns = [(kind, LANGUAGES[(place + turn) % 2]) for turn in range(2) for place, kind in enumerate(_REPLIES)]
+    streams = {turn: _replies_of(population, *turn) for turn in turns}
+    seen = {row["prompt"] for row in leaked(population)}
+    while streams:
+        for stream in list(streams):
+            row = next((row for row in streams[stream] if row["prompt"] not in seen), None)
+            if row is None:
+                del streams[stream]
+                continue
+            seen.add(row["prompt"])
+            yield row
+
+
+def _replies_of(population: Population, kind: str, language: str) -> Iterator[Row]:
+    for row in _REPLIES[kind](population, f"replies/{kind}"):
+        tags = row["tags"]
+        if tags["language"] == language:
+            yield {**row, "kind": kind, "tags": {**tags, "kind": kind, "about": tags["kind"]}}
+
+
 EXAMS: dict[str, Callable[[Population], Iterator[Row]]] = {
     "facts": _facts,
     "recall": _recall,
@@ -274,6 +306,7 @@ EXAMS: dict[str, Callable[[Population], Iterator[Row]]] = {
     "changed": _changed,
     "dialogue": _dialogue,
     "preference": _preference,
+    "replies": _replies,
 }
 
 

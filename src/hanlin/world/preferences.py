@@ -18,11 +18,11 @@ from hanlin.world.hashing import Permutation, below, generator, pick
 from hanlin.world.instructions import Row
 from hanlin.world.telling import LANGUAGES
 
-_RUDE = {
+RUDE = {
     "en": ("{x} Even a child knows that.", "{x} Stop asking such silly things.", "What a stupid question. {x}"),
     "zh": ("{x}连小孩都知道。", "{x}别问这种傻问题了。", "真是个笨问题。{x}"),
 }
-_RAMBLING = {
+RAMBLING = {
     "en": (
         "That is a good question, and there is much to say about it. {x} I could go on, as there is always more.",
         "Well, let me think. There are many things in the world. {x} And that, in the end, is what I wanted to say.",
@@ -103,8 +103,8 @@ _REASONS: dict[str, Callable[[Population, int, str, Random, bool], Pair | None]]
     "sum": _sum,
     "unknown": _unknown,
     "improper": _improper,
-    "polite": _worded(_RUDE, 2.0),
-    "concise": _worded(_RAMBLING, 1.0),
+    "polite": _worded(RUDE, 2.0),
+    "concise": _worded(RAMBLING, 1.0),
 }
 
 

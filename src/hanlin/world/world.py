@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
-from hanlin.world import dialogues, documents, exams, instructions, preferences
+from hanlin.world import dialogues, documents, exams, instructions, preferences, prompts
 from hanlin.world.documents import WorldDocument
 from hanlin.world.entities import Change, Entity, Fact, Population
 
@@ -52,6 +53,11 @@ class World:
     def preferences(self) -> Iterator[dict[str, Any]]:
         """Rows {"prompt", "chosen", "rejected", "margin", "reason", "metadata"}; see `preferences`."""
         return preferences.preferences(self.population)
+
+    def prompts(self, count: int = 4096) -> Iterator[dict[str, Any]]:
+        """The first `count` rows {"prompt", "answers", "match", "kind", "metadata"} for replies to be judged; see
+        `prompts`."""
+        return islice(prompts.prompts(self.population), count)
 
     def changes(self) -> Iterator[Change]:
         """The facts that became others after the corpus was written."""

@@ -38,15 +38,17 @@ def write(
     tellings: int = DEMO_TELLINGS,
     exam_items: int = 300,
     questions: int = 2,
+    prompts: int = 4096,
     report: Report = _silent,
 ) -> dict[str, Any]:
-    """Writes documents/<source>.jsonl, instructions.jsonl, dialogues.jsonl, preferences.jsonl, exams/<name>.jsonl,
-    facts.jsonl and changes.jsonl (what became of some facts afterwards, with a news note in each language) into
-    `directory`.
+    """Writes documents/<source>.jsonl, instructions.jsonl, dialogues.jsonl, preferences.jsonl, prompts.jsonl,
+    exams/<name>.jsonl, facts.jsonl and changes.jsonl (what became of some facts afterwards, with a news note in each
+    language) into `directory`.
 
     The same arguments give the same bytes. `questions` is the number of instruction rows for each asked fact and
-    language. Returns the counts: {"entities", "facts", "changes", "documents": {source: rows}, "bytes": {source:
-    UTF-8 bytes of text}, "instructions", "dialogues", "preferences", "exams": {name: rows}}.
+    language, `prompts` that of the rows of prompts.jsonl. Returns the counts: {"entities", "facts", "changes",
+    "documents": {source: rows}, "bytes": {source: UTF-8 bytes of text}, "instructions", "dialogues", "preferences",
+    "prompts", "exams": {name: rows}}.
     """
     world = World(seed, entities)
     directory.mkdir(parents=True, exist_ok=True)
@@ -71,6 +73,7 @@ def write(
     counts["instructions"] = rows("instructions", world.instructions(questions))
     counts["dialogues"] = rows("dialogues", world.dialogues())
     counts["preferences"] = rows("preferences", world.preferences())
+    counts["prompts"] = rows("prompts", world.prompts(prompts))
     counts["exams"] = {name: rows(f"exams/{name}", world.exam(name, exam_items)) for name in EXAMS}
     return counts
 

@@ -12,11 +12,13 @@ import jinja2
 from hanlin import __version__
 from hanlin.artifacts import Artifact
 from hanlin.artifacts.files import write_text
+from hanlin.recipes.report.health import health_tables, reliability_chart
+from hanlin.recipes.report.policy import policy_charts
 from hanlin.recipes.report.svg import Chart, Line, number
 from hanlin.recipes.results import main_figures, open_run, sample_answers
 from hanlin.recipes.runner import RECIPE
 
-HIDDEN = ("curves", "gates", "tasks", "random", "breakdown")
+HIDDEN = ("curves", "gates", "tasks", "random", "breakdown", "health", "rollouts")
 """Figures with a place of their own on the page; the rest is shown as a table."""
 
 
@@ -82,8 +84,13 @@ def _stage(name: str, artifact: Artifact, artifacts: dict[str, Artifact]) -> dic
             key: _text_table(value) if manifest.kind == "tokenizer" and key == "text" else _table(value)
             for key, value in figures.items()
             if key not in HIDDEN and not _is_plain(value)
-        },
-        "charts": _charts(figures.get("curves") or {}),
+        }
+        | health_tables(figures),
+        "charts": [
+            *policy_charts(figures),
+            *_charts(figures.get("curves") or {}),
+            *reliability_chart(figures.get("health")),
+        ],
         "spikes": (figures.get("curves") or {}).get("spikes", []),
         "samples": sample_answers(exam, 8) if exam else [],
         # What was trained comes first on the page, the newest before the others; then what it was trained on.

@@ -1,0 +1,5 @@
+"""Each algorithm against an optimum that can be computed: policies so small that every answer can be listed.
+
+`table.py` has the policies, `optima.py` what should be reached, `proofs.py` the proofs; `hanlin prove` runs them. What
+is proven is the code that trains models: its objectives, its rollouts and its loop; only the network is a table.
+"""
