@@ -37,8 +37,8 @@ from hanlin.training import loop as loop_module
 from hanlin.training.loop import accumulate
 from hanlin.training.parallel import World
 from hanlin.training.precision import WorkingCopy
-from tests.alignment.toy import loop, make_model, tiny_config
 from tests.alignment.test_policy import sequences
+from tests.alignment.toy import loop, make_model, tiny_config
 
 
 def make_prompts(path: Path, count: int = 12) -> Path:
@@ -213,7 +213,7 @@ def test_text_beside_the_answers_has_its_own_divisor():
 def test_probabilities_that_differ_are_refused():
     sampled = torch.tensor([-1.0, -2.0])
     check_probabilities(sampled, sampled + 1e-5, 1e-3)
-    with pytest.raises(HanlinError, match="differ by up to 0.1 nats"):
+    with pytest.raises(HanlinError, match=r"differ by up to 0\.1 nats"):
         check_probabilities(sampled, sampled - 0.1, 1e-3)
     with pytest.raises(HanlinError, match="differ by up to nan"):
         check_probabilities(sampled, torch.tensor([float("nan"), -2.0]), 1e-3)

@@ -190,7 +190,7 @@ def test_an_exam_breaks_the_score_down_and_a_gate_can_rest_on_it(world: Path) ->
     assert set(table["kind=improper"]) == {"score", "accuracy", "complied"}
     assert set(table["language=en"]) == {"score", "accuracy", "refused_answerable", "complied", "invented"}
     # The likelihood exam tells accuracy by the reason for which a reply is better.
-    reasons = {f"kind={reason}" for reason in ("fact", "sum", "unknown", "improper", "polite", "concise")}
+    reasons = {f"kind={reason}" for reason in ("fact", "sum", "answer", "unknown", "improper", "polite", "concise")}
     table = figures["breakdown"]["world/preference"]
     assert reasons <= set(table) and all("accuracy" in table[reason] for reason in reasons)
     assert sum(table[reason]["accuracy"]["n"] for reason in reasons) == ITEMS

@@ -45,7 +45,11 @@ def test_the_better_reply_of_every_pair_has_the_higher_score(exam, seed):
         assert better.score == 1 and better.right and not (better.rude or better.rambling or better.invented), pair
         assert worse.score < better.score, pair
         assert worse.rude == (reason == "polite") and (worse.rambling or reason != "concise")
-        assert worse.invented == (reason == "unknown") and worse.complied == (reason == "improper")
+        # The worse reply of some is a refusal of the wrong kind; it neither invents nor complies.
+        assert not worse.invented or reason == "unknown"
+        assert not worse.complied or reason == "improper"
+        assert worse.refused or (worse.invented == (reason == "unknown") and worse.complied == (reason == "improper"))
+        assert worse.refused or reason != "answer"
         assert worse.right == (reason in ("polite", "concise"))
         count += 1
     assert count > 5 * 150

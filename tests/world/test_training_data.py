@@ -123,13 +123,13 @@ def test_some_dialogues_change_the_subject(small):
 def test_preferences_have_a_better_and_a_worse_reply(small):
     facts = {fact.id: fact for fact in small.world.facts()}
     reasons = Counter(row["reason"] for row in small.preferences)
-    assert set(reasons) == {"fact", "sum", "unknown", "improper", "polite", "concise"}
+    assert set(reasons) == {"fact", "sum", "answer", "unknown", "improper", "polite", "concise"}
     for row in small.preferences:
         (chosen,), (rejected,) = row["chosen"], row["rejected"]
         assert chosen["role"] == rejected["role"] == "assistant"
         assert chosen["content"] != rejected["content"] and row["margin"] > 0
         language = row["metadata"]["language"]
-        if row["reason"] in ("fact", "polite", "concise"):
+        if row["reason"] in ("fact", "answer", "polite", "concise"):
             fact = facts[row["metadata"]["facts"][0]]
             assert said(chosen["content"]) in telling.accepted(fact, language)
         if row["reason"] == "fact":

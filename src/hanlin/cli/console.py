@@ -189,15 +189,41 @@ def figures_table(title: str, figures: dict[str, Any]) -> Table:
     return table
 
 
+def stages_table(exams: list[Artifact]) -> Table:
+    """All exams of a run side by side: what every stage reached, with half the width of its 95 % interval."""
+    table = Table(title="by stage (± half of the 95 % interval)", title_justify="left", title_style="bold")
+    table.add_column("task")
+    table.add_column("metric")
+    for exam in exams:
+        table.add_column(escape(exam.manifest.stage.removesuffix("-exam")), justify="right")
+    keys = dict.fromkeys(
+        (task, metric)
+        for exam in exams
+        for task, metrics in exam.figures.get("tasks", {}).items()
+        for metric in metrics
+        if "[" not in metric
+    )
+    for task, metric in keys:
+        cells: list[str] = []
+        for exam in exams:
+            entry = exam.figures.get("tasks", {}).get(task, {}).get(metric)
+            cells.append("" if entry is None else f"{entry['value']:.3f} ±{(entry['high'] - entry['low']) / 2:.3f}")
+        table.add_row(escape(task), escape(metric), *cells)
+    return table
+
+
 def show_end(run: Run, report: Path) -> None:
-    """The end of a run: the last exam's table, gates, five questions with answers, the report, what to type next."""
+    """The end of a run: the exams' tables, gates, five questions with answers, the report, what to type next."""
     console = make_console()
     exams = [artifact for artifact in run.artifacts.values() if artifact.manifest.kind == "exam"]
-    if exams:
+    if len(exams) > 2:
+        console.print()
+        console.print(stages_table(exams))
+    elif exams:
         console.print()
         console.print(exam_table(exams[-1].manifest.stage, exams[-1]))
-    for exam in exams:
-        for gate in exam.figures.get("gates", []):
+    for examined in run.artifacts.values():
+        for gate in examined.figures.get("gates", []):
             mark = "[green]passed[/green]" if gate.get("passed") else "[red]failed[/red]"
             console.print(f"gate {mark}  {escape(gate.get('text', ''))}")
     samples = sample_answers(exams[-1]) if exams else []

@@ -49,4 +49,4 @@ def run_world(settings: WorldSettings, context: StageContext) -> dict[str, Any]:
     )
 
 
-STAGE = Stage(kind="world", settings=WorldSettings, run=run_world, version=9)
+STAGE = Stage(kind="world", settings=WorldSettings, run=run_world, version=10)

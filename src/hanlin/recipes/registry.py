@@ -15,6 +15,8 @@ KINDS: dict[str, str] = {
     "tokens": "hanlin.data.stage:TOKENS_STAGE",
     "pretrain": "hanlin.forecasting.dial:DIAL_STAGE",
     "sft": "hanlin.forecasting.dial:SFT_DIAL_STAGE",
+    "instructions": "hanlin.alignment.instructions.stage:INSTRUCTIONS_STAGE",
+    "self-instruct": "hanlin.alignment.instructions.self_instruct:SELF_INSTRUCT_STAGE",
     "reward": "hanlin.alignment.reward:REWARD_STAGE",
     "preference": "hanlin.alignment.preference:PREFERENCE_STAGE",
     "rrhf": "hanlin.alignment.preference:RRHF_STAGE",

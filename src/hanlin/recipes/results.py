@@ -99,14 +99,17 @@ def last_model(artifacts: dict[str, Artifact]) -> Artifact | None:
 def sample_answers(exam: Artifact, count: int = 5) -> list[dict[str, Any]]:
     """Up to `count` questions with the model's answers from an exam's records, taken from its tasks in turn.
 
-    Of a choice the answer is what the model found likeliest. Returns [{"task", "question", "output", "correct"}].
+    What was answered in words comes before choices, of which the answer is what the model found likeliest. Returns
+    [{"task", "question", "output", "correct"}].
     """
-    columns: list[list[dict[str, Any]]] = []
+    said: list[list[dict[str, Any]]] = []
+    chosen: list[list[dict[str, Any]]] = []
     for task in exam.figures.get("tasks", {}):
         file = exam.path / "records" / f"{task}.jsonl"
-        rows = [_sample(task, row) for row in read_jsonl(file)[:count]] if file.is_file() else []
-        columns.append([row for row in rows if row is not None])
-    turns = itertools.chain.from_iterable(itertools.zip_longest(*columns))
+        rows = read_jsonl(file)[:count] if file.is_file() else []
+        column = [found for row in rows if (found := _sample(task, row)) is not None]
+        (said if rows and "output" in rows[0] else chosen).append(column)
+    turns = [row for columns in (said, chosen) for turn in itertools.zip_longest(*columns) for row in turn]
     return [row for row in turns if row is not None][:count]
 
 

@@ -48,12 +48,17 @@ def findings(error: ValidationError, model: type[Settings], prefix: str) -> list
 
 
 def with_absolute_files(kind: str, own: dict[str, Any]) -> dict[str, Any]:
-    """Settings whose lists hold files beside names (an exam's tasks, labelled sets, a tokenizer's references), the
-    files absolute.
+    """Settings whose lists hold files beside names (an exam's tasks, labelled sets, a tokenizer's references,
+    principles), the files absolute.
 
     `Stage.paths` can't say which is which, and the run's recipe.yaml must be the same run from every folder.
     """
-    makers = {"exam": ("tasks", _task), "instructions": ("sets", _task), "tokenizer": ("references", _absolute)}
+    makers = {
+        "exam": ("tasks", _task),
+        "instructions": ("sets", _task),
+        "tokenizer": ("references", _absolute),
+        "constitution": ("principles", _absolute),
+    }
     key, make = makers.get(kind, ("", _absolute))
     values = own.get(key)
     if not isinstance(values, list):

@@ -1,9 +1,9 @@
 """Pairs of replies of which one is better for a reason that is known exactly.
 
 A row is {"prompt" (messages), "chosen" and "rejected" (one assistant message each), "margin" (1 to 3, how much
-better), "reason", "metadata"}. Reasons: "fact" (right or wrong value), "sum" (right or wrong result), "unknown"
-(honest or invented), "improper" (declined or complied with), "polite" (friendly or rude), "concise" (the bare
-answer or a ramble).
+better), "reason", "metadata"}. Reasons: "fact" (right or wrong value), "sum" (right or wrong result), "answer" (the
+right value, or that it is not known), "unknown" (honest, or invented, or declined), "improper" (declined, or complied
+with, or not known), "polite" (friendly or rude), "concise" (the bare answer or a ramble).
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ _COMPLIES = {
     ),
     "zh": ("当然，这很容易。首先要有计划。", "没问题，你可以这样做。", "好的，请记下来。"),
 }
+
+_OTHER_REFUSAL = 1 / 3
+"""How often the worse reply is a refusal of the wrong kind: a judge that has never seen one takes any for good."""
+ROUNDS = 2
+"""How often each reason comes up for each entity in training."""
 
 Pair = tuple[str, str, str, float, dict[str, Any]]
 """prompt, chosen, rejected, margin, metadata"""
@@ -78,11 +83,25 @@ def _sum(population: Population, number: int, language: str, rng: Random, exam: 
 def _unknown(population: Population, number: int, language: str, rng: Random, exam: bool) -> Pair:
     question, _ = manners.unanswerable(population, language, rng, exam=exam)
     invented = pick(rng, population.facts(below(rng, population.size))).value(language)
-    return question, pick(rng, manners.UNKNOWN[language]), telling.reply(invented, language), 2.0, {}
+    worse = telling.reply(invented, language)
+    if rng.random() < _OTHER_REFUSAL:
+        worse = pick(rng, manners.DECLINE[language])
+    return question, pick(rng, manners.UNKNOWN[language]), worse, 2.0, {}
+
+
+def _answer(population: Population, number: int, language: str, rng: Random, exam: bool) -> Pair | None:
+    drawn = _question(population, number, language, rng, exam)
+    if drawn is None:
+        return None
+    fact, question = drawn
+    refusal = pick(rng, (manners.UNKNOWN if rng.random() > _OTHER_REFUSAL else manners.DECLINE)[language])
+    return question, telling.answer(fact, language), refusal, 2.0, {"facts": [fact.id]}
 
 
 def _improper(population: Population, number: int, language: str, rng: Random, exam: bool) -> Pair:
     question, _ = manners.improper(population, language, rng, exam=exam)
+    if rng.random() < _OTHER_REFUSAL:
+        return question, pick(rng, manners.DECLINE[language]), pick(rng, manners.UNKNOWN[language]), 1.0, {}
     return question, pick(rng, manners.DECLINE[language]), pick(rng, _COMPLIES[language]), 3.0, {}
 
 
@@ -101,6 +120,7 @@ def _worded(frames: dict[str, tuple[str, ...]], margin: float) -> Callable[..., 
 _REASONS: dict[str, Callable[[Population, int, str, Random, bool], Pair | None]] = {
     "fact": _fact,
     "sum": _sum,
+    "answer": _answer,
     "unknown": _unknown,
     "improper": _improper,
     "polite": _worded(RUDE, 2.0),
@@ -109,19 +129,20 @@ _REASONS: dict[str, Callable[[Population, int, str, Random, bool], Pair | None]]
 
 
 def pairs(population: Population, *, exam: bool) -> Iterator[tuple[str, str, int, Pair]]:
-    """(reason, language, entity number, pair): one of each reason for each entity, in a shuffled order.
+    """(reason, language, entity number, pair): one of each reason for each entity (in training `ROUNDS`, about other
+    facts or in other words), in a shuffled order.
 
     The exam's pairs ask in the phrasings kept for exams, also about facts that no training data asks about.
     """
     part = "exam" if exam else "training"
-    for number in Permutation(population.size, population.seed, "preferences", part):
-        for place, (reason, write) in enumerate(_REASONS.items()):
-            language = LANGUAGES[(number + place) % 2]
-            pair = write(
-                population, number, language, generator(population.seed, "preference", part, reason, number), exam
-            )
-            if pair is not None:
-                yield reason, language, number, pair
+    for turn in range(1 if exam else ROUNDS):
+        for number in Permutation(population.size, population.seed, "preferences", part, turn):
+            for place, (reason, write) in enumerate(_REASONS.items()):
+                language = LANGUAGES[(number + place + turn) % 2]
+                rng = generator(population.seed, "preference", part, reason, number, turn)
+                pair = write(population, number, language, rng, exam)
+                if pair is not None:
+                    yield reason, language, number, pair
 
 
 def preferences(population: Population) -> Iterator[Row]:
