@@ -28,21 +28,8 @@ SMALL_WORLD = [
     "chat.loop.rows=8",
     "chat.loop.compile=false",
     "chat.loop.precision=fp32",
-    "reward.loop.steps=2",
-    "reward.loop.precision=fp32",
-    "reward.least_accuracy=null",
-    "ppo.loop.steps=2",
-    "ppo.loop.rows=16",
-    "ppo.loop.precision=fp32",
-    "ppo.rollout.prompts=16",
-    "ppo.rollout.inner_epochs=1",
-    "ppo.max_new_tokens=8",
-    "dpo.loop.steps=2",
-    "dpo.loop.precision=fp32",
     "exam.base.gates=[]",
     "exam.chat.gates=[]",
-    "exam.ppo.gates=[]",
-    "exam.dpo.gates=[]",
 ]
 """What makes the demo recipe take seconds; the model learns nothing."""
 

@@ -202,15 +202,15 @@ def estimator(name: Estimator) -> Callable[[int], Proof]:
         right = optima.tilted(world.base, world.rewards, BETA)
         other = optima.reverse_held(world.base, world.rewards, BETA)
         kl = KlSettings(coefficient=BETA, within="loss", estimator=name)
-        found = learn(world, RlooRollout(prompts=32, samples=8), kl, seed, rate=0.03)
+        found = learn(world, RlooRollout(prompts=64, samples=8), kl, seed, steps=400, rate=0.03)
         goal, away = (right, other) if name == "k2" else (other, right)
         return Proof(
             f"{name} as a loss",
             seed,
             optima.divergence(found, goal),
             optima.divergence(found, away),
-            1e-5,
-            5e-4,
+            1e-4,
+            1e-3,
             what="KL to its own prediction; control: to the other one",
         )
 
@@ -222,16 +222,16 @@ def normalised(seed: int) -> Proof:
     world = World.drawn(BANDIT, seed)
     right = optima.tilted(world.base, world.rewards, BETA)
     predicted = optima.sign_normalised(world.base, world.rewards, BETA)
-    rollout = GrpoRollout(prompts=128, samples=2, divide_by_deviation=True, normalise="sum")
+    rollout = GrpoRollout(prompts=512, samples=2, divide_by_deviation=True, normalise="sum")
     kl = KlSettings(coefficient=BETA, within="loss", estimator="k2")
-    found = learn(world, rollout, kl, seed, rate=0.03)
+    found = learn(world, rollout, kl, seed, steps=400, rate=0.05)
     return Proof(
         "GRPO ÷ deviation",
         seed,
         optima.divergence(found, predicted),
         optima.divergence(found, right),
-        1e-5,
-        least_control=0.01,
+        5e-4,
+        least_control=0.004,
         what="KL to its own prediction; control: to π*",
     )
 
@@ -289,7 +289,7 @@ def dpo(seed: int) -> Proof:
     batch = all_pairs(SHORT, optima.preferred(world.rewards), world.base)
     found = fit(world, batch, PreferenceSettings(model="", loss="dpo", beta=BETA), seed)
     return Proof(
-        "DPO, all pairs", seed, optima.divergence(found, optimum), optima.divergence(world.base, optimum), 1e-5, 0.1
+        "DPO, all pairs", seed, optima.divergence(found, optimum), optima.divergence(world.base, optimum), 1e-5, 0.02
     )
 
 
@@ -299,7 +299,7 @@ def ipo(seed: int) -> Proof:
     optimum = optima.identity_preference(world.base, chance, 0.1)
     found = fit(world, all_pairs(SHORT, chance, world.base), PreferenceSettings(model="", loss="ipo", beta=0.1), seed)
     return Proof(
-        "IPO, all pairs", seed, optima.divergence(found, optimum), optima.divergence(world.base, optimum), 1e-5, 0.1
+        "IPO, all pairs", seed, optima.divergence(found, optimum), optima.divergence(world.base, optimum), 1e-5, 0.02
     )
 
 
@@ -333,14 +333,16 @@ def flipped(share: float) -> Callable[[int], Proof]:
             world, all_pairs(SHORT, chance, world.base), PreferenceSettings(model="", loss="dpo", beta=BETA), seed
         )
         still = share == 0.5
+        best = optima.tilted(world.base, world.rewards, BETA)
         return Proof(
             f"RLAIF, {share:.0%} flipped".replace("%", " %"),
             seed,
             optima.divergence(found, world.base if still else predicted),
-            optima.divergence(optima.tilted(world.base, world.rewards, BETA), found),
+            optima.divergence(best, found) if share else optima.divergence(world.base, best),
             1e-5,
             0.01,
-            "KL to " + ("the reference" if still else "its own prediction") + "; control: π* to it",
+            f"KL to {'the reference' if still else 'its own prediction'}; control: "
+            + ("π* to it" if share else "the reference"),
         )
 
     return prove
