@@ -107,8 +107,13 @@ def test_gradients_of_the_estimators_on_policy():
 def test_the_steered_price():
     fixed, steered = KlSettings(coefficient=0.1), KlSettings(coefficient=0.1, target=2.0, horizon=100)
     assert next_coefficient(0.1, 50.0, 10, fixed) == 0.1
-    assert next_coefficient(0.1, 50.0, 10, steered) == pytest.approx(0.1 * (1 + 0.2 * 10 / 100))
-    assert next_coefficient(0.1, 1.9, 10, steered) == pytest.approx(0.1 * (1 - 0.05 * 10 / 100))
+    assert next_coefficient(0.1, 50.0, 10, steered) == pytest.approx(0.1 * math.exp(0.2 * 10 / 100))
+    assert next_coefficient(0.1, 1.9, 10, steered) == pytest.approx(0.1 * math.exp(-0.05 * 10 / 100))
+
+
+def test_the_price_never_turns_into_a_gain():
+    steered = KlSettings(coefficient=0.1, target=2.0, horizon=1)
+    assert next_coefficient(0.1, 0.0, 1_000, steered) > 0
 
 
 def test_clipping_by_hand():

@@ -196,6 +196,7 @@ def test_text_beside_the_answers_has_its_own_divisor():
     without = policy_objective(ClipSettings(), KlSettings(), "token", 0.5)
     objective = policy_objective(ClipSettings(), KlSettings(), "token", 0.5, 0.7)
     found = []
+    # Of 8 rows of text and 8 groups every part has some; of 3 rows some parts have none.
     for rows in (8, 2, 3):
         working = WorkingCopy(model, "fp32")
         sums = accumulate(working, objective, batch, rows, torch.device("cpu"), World())
@@ -208,6 +209,30 @@ def test_text_beside_the_answers_has_its_own_divisor():
         assert loss == pytest.approx(found[0][1])
         for one, two in zip(found[0][0], gradients):
             torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-10)
+
+
+def test_parts_without_text_have_the_same_metrics():
+    tokenizer = Tokenizer.bytes()
+    policy = Transformer(tiny_config(tokenizer))
+    policy.init_weights(2)
+    policy.double()
+    batch = sequences(count=8)
+    total = int(batch.answer_lengths.sum())
+    torch.manual_seed(1)
+    for name in ("old", "reference", "advantages"):
+        batch.of_token[name] = torch.randn(total, dtype=torch.float64)
+    ids = torch.randint(0, 200, (3, 17))
+    batch.beside = Batch(ids[:, :-1], ids[:, 1:], torch.arange(16).expand(3, 16))
+    batch.of_sequence["share"] = torch.full((8,), 8 / ids[:, 1:].numel(), dtype=torch.float64)
+    batch.of_sequence["per_token"] = torch.full((8,), 8 / total, dtype=torch.float64)
+    objective = policy_objective(ClipSettings(), KlSettings(), "sum", 0.0, 0.7)
+    found = []
+    for rows in (8, 1):
+        sums = accumulate(WorkingCopy(policy, "fp32"), objective, batch, rows, torch.device("cpu"), World())
+        found.append({name: value / sums.tokens for name, value in sums.metrics.items()})
+    assert found[0] == pytest.approx(found[1])
+    # Diagnostics are a token's, though the loss counts answers.
+    assert 0 < found[0]["entropy"] < 7 and 0 <= found[0]["clipped"] <= 1
 
 
 def test_probabilities_that_differ_are_refused():

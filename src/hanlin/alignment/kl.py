@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from hanlin.alignment.policy_settings import Estimator, KlSettings
@@ -19,8 +21,10 @@ def estimate(logprobs: Tensor, reference: Tensor, estimator: Estimator) -> Tenso
 
 
 def next_coefficient(coefficient: float, measured: float, answers: int, settings: KlSettings) -> float:
-    """β after a rollout of `answers` whose KL was `measured` nats an answer (Ziegler et al. 2019, section 2.2)."""
+    """β after a rollout of `answers` whose KL was `measured` nats an answer (Ziegler et al. 2019, section 2.2, whose
+    1 + x is e^x here)."""
     if settings.target is None:
         return coefficient
     error = min(0.2, max(-0.2, measured / settings.target - 1))
-    return coefficient * (1 + error * answers / settings.horizon)
+    # Never 0 or below, however short the horizon: a policy must not be paid for leaving its reference.
+    return coefficient * math.exp(error * answers / settings.horizon)

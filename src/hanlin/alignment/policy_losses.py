@@ -65,10 +65,10 @@ def policy_objective(
 ) -> Objective:
     """The objective over rollouts. The batch's tokens carry `old` (log π_old), `reference` (log π_ref), `advantages`,
     and with a critic `values` (old ones) and `returns`; its sequences carry `coefficient` (β), and with text beside it
-    `share` (how many counted things stand for one token of text).
+    `share` (how many counted things stand for one token of text), and `per_token` (how many stand for one token).
 
-    `text_weight` is PPO-ptx's γ (Ouyang et al. 2022, eq. 2). Metrics are sums over tokens, weighted as the loss is:
-    policy_loss, entropy, clipped, kl_old (k3 of π_old from π), kl (k1 of π from the reference), value_loss, error.
+    `text_weight` is PPO-ptx's γ (Ouyang et al. 2022, eq. 2). Metrics: policy_loss, value_loss and text_loss as they
+    are in the loss; of tokens alike entropy, clipped, kl_old (k3 of π_old from π), kl (k1 of π from the reference).
     """
 
     def objective(model: Any, batch: Sequences) -> LossParts:
@@ -77,6 +77,8 @@ def policy_objective(
         scores: AnswerScores = answer_scores(getattr(model, "policy", model), batch, rows)
         logprobs, values = scores.logprobs, batch.of_token
         weight, count = weights_of_tokens(batch, normalise, logprobs)
+        # Of a step's tokens the diagnostics are means, whatever the loss is divided by.
+        even = batch.of_sequence["per_token"].to(logprobs)[batch.sequence_of_token()] if per_token(batch) else weight
         old, reference = values["old"].to(logprobs), values["reference"].to(logprobs)
         advantages = values["advantages"].to(logprobs)
         losses, was_clipped = clipped(logprobs, old, advantages, clip)
@@ -84,10 +86,10 @@ def policy_objective(
         with torch.no_grad():
             metrics = {
                 "policy_loss": total.detach(),
-                "entropy": (weight * scores.entropy).sum(),
-                "clipped": (weight * was_clipped).sum(),
-                "kl_old": (weight * estimate(old, logprobs, "k3")).sum(),
-                "kl": (weight * estimate(logprobs, reference, "k1")).sum(),
+                "entropy": (even * scores.entropy).sum(),
+                "clipped": (even * was_clipped).sum(),
+                "kl_old": (even * estimate(old, logprobs, "k3")).sum(),
+                "kl": (even * estimate(logprobs, reference, "k1")).sum(),
             }
         if kl.within == "loss":
             coefficient = batch.of_sequence["coefficient"].to(logprobs)[batch.sequence_of_token()]
@@ -97,14 +99,21 @@ def policy_objective(
             error = value_loss(found, values["values"].to(found), values["returns"].to(found), clip.value)
             total = total + value_weight * (weight * error).sum()
             metrics["value_loss"] = (weight * error).sum().detach()
-        if batch.beside is not None and text_weight:
-            text = _text_loss(getattr(model, "policy", model), batch.beside)
-            share = batch.of_sequence["share"][0].to(text)
-            total = total + text_weight * share * text
-            metrics["text_loss"] = (share * text).detach()
+        if "share" in batch.of_sequence and text_weight:
+            metrics["text_loss"] = torch.zeros_like(count)
+            if batch.beside is not None:
+                text = _text_loss(getattr(model, "policy", model), batch.beside)
+                share = batch.of_sequence["share"][0].to(text)
+                total = total + text_weight * share * text
+                metrics["text_loss"] = (share * text).detach()
         return LossParts(total, count, {"loss": total.detach(), **metrics})
 
     return objective
+
+
+def per_token(batch: Sequences) -> bool:
+    """Whether the batch says how many counted things stand for one token."""
+    return "per_token" in batch.of_sequence
 
 
 def _text_loss(model: Any, batch: Batch) -> Tensor:

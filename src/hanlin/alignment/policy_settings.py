@@ -22,7 +22,7 @@ class KlSettings(Settings):
     target: float | None = Field(default=None, gt=0)
     """Nats of KL an answer that β is steered to (Ziegler et al. 2019, section 2.2); left out: β is fixed."""
     horizon: int = Field(default=10_000, ge=1)
-    """With a target: answers in which β may change by a tenth of what it should."""
+    """With a target: answers in which β changes by a fifth at most, up or down."""
     within: Literal["reward", "loss"] = "reward"
     """reward: a part of each token's reward, whose optimum is the one above. loss: a term of its own beside the
     policy's, as in GRPO's paper; each token is then held to the reference by itself, whatever follows from it."""

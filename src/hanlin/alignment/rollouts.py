@@ -146,10 +146,12 @@ class Rollouts:
         epoch, place = divmod(step - rollout.begin, self.steps_per_rollout // self.settings.inner_epochs)
         order = permutation(len(rollout.sequences.lengths), self.seed, "answers", rollout.number, epoch)
         batch = pick(rollout.sequences, order[place * self.rows : (place + 1) * self.rows].tolist())
+        tokens = int(batch.answer_lengths.sum())
+        counted = len(batch.lengths) if self.settings.normalise != "token" else tokens
+        batch.of_sequence["per_token"] = torch.full((len(batch.lengths),), counted / tokens)
         if self.text is not None:
             batch.beside = self.text(step)
             labels = max(1, batch.beside.trained_tokens)
-            counted = len(batch.lengths) if self.settings.normalise != "token" else int(batch.answer_lengths.sum())
             batch.of_sequence["share"] = torch.full((len(batch.lengths),), counted / labels)
         return batch.part(rank, ranks)
 
@@ -185,7 +187,7 @@ class Rollouts:
         """Give the rest of the rollout up once the policy has moved too far from what sampled it."""
         rollout, limit = self.current, self.settings.early_stop
         assert rollout is not None
-        first = position == rollout.begin
+        first = self._step == rollout.made_at
         if limit is not None and metrics["kl_old"] > limit and rollout.stopped is None:
             rollout.stopped = self._step
             self._describe(rollout)
@@ -223,14 +225,20 @@ class Rollouts:
         samples = self.sampler.sample(policy, prompts, settings.samples, self._sampling_seed(number))
         batch = samples.sequences
         rewards = self.rewarder(samples)
+        for name, found in rewards.items():
+            if not bool(found.isfinite().all()):
+                raise HanlinError(
+                    f"rollout {number}: {name} is no number for {int((~found.isfinite()).sum())} answers."
+                )
+        # Groups are prompts here, each with all its answers.
+        at_once = max(1, self.at_once // settings.samples)
         old = samples.logprobs
-        if settings.recompute or number == 0:
-            again = score_all(policy, batch, self.at_once)
-            if number == 0:
-                check_probabilities(old, again, settings.tolerance)
-            old = again if settings.recompute else old
+        if settings.recompute:
+            old = score_all(policy, batch, at_once)
+        elif number == 0:
+            check_probabilities(old, score_all(policy, batch, at_once), settings.tolerance)
         with without_lora(policy) if self.reference is None else contextlib.nullcontext():
-            reference = score_all(self.reference or policy, batch, self.at_once)
+            reference = score_all(self.reference or policy, batch, at_once)
         values = self._values(model, batch)
         figures = credited(batch, samples, rewards, old, reference, values, coefficient, self.kl, settings)
         examples = [
@@ -256,8 +264,9 @@ class Rollouts:
             return None
         device = next(model.parameters()).device
         found: list[Tensor] = []
-        for start in range(0, batch.rows, self.at_once):
-            part = batch.slice(start, min(start + self.at_once, batch.rows)).to(device)
+        at_once = max(1, self.at_once // self.settings.samples)
+        for start in range(0, batch.rows, at_once):
+            part = batch.slice(start, min(start + at_once, batch.rows)).to(device)
             found.append(critic(part, part.in_rows()).float().cpu())
         return torch.cat(found)
 

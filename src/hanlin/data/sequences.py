@@ -57,6 +57,8 @@ class Sequences:
         beside = self.beside
         if beside is not None:
             beside = beside.slice(beside.rows * start // self.rows, beside.rows * stop // self.rows)
+            # With fewer rows than groups a part may have none.
+            beside = beside if beside.rows else None
         return replace(
             self,
             input_ids=self.input_ids[tokens],
