@@ -21,14 +21,14 @@ from tests.alignment.toy import make_model
 PROMPT = [Prompt([Message("user", "q")], ["a"])]
 ROW: dict[str, Any] = {
     "prompt": 0,
-    "answers": ["one", "two", "two", "", "five"],
-    "ended": [True, True, True, True, False],
-    "reward": [0.5, 2.0, 2.0, 3.0, -1.0],
+    "answers": ["one", "two", "two", "", "five", "cut"],
+    "ended": [True, True, True, True, True, False],
+    "reward": [0.5, 2.0, 2.0, 3.0, -1.0, -9.0],
 }
 
 
 def settings(**changes: Any) -> BestOfNSettings:
-    return BestOfNSettings(**{"model": "m", "program": "exact", "samples": 5, **changes})
+    return BestOfNSettings(**{"model": "m", "program": "exact", "samples": 6, **changes})
 
 
 def written(folder: Any, row: dict[str, Any] = ROW, **changes: Any) -> tuple[dict[str, Any], list[Any], list[Any]]:
@@ -38,7 +38,7 @@ def written(folder: Any, row: dict[str, Any] = ROW, **changes: Any) -> tuple[dic
 
 def test_pairs_are_between_different_texts_by_their_rewards(tmp_path):
     figures, instructions, pairs = written(tmp_path)
-    # The best answer is empty: it is not learned, and stands in no pair.
+    # The best answer is empty: it is not learned, and stands in no pair. Nor does the one that was cut off.
     assert not instructions and figures["rejected"]["cut off or empty"] == 1
     assert [(pair["chosen"][0]["content"], pair["rejected"][0]["content"], pair["margin"]) for pair in pairs] == [
         ("two", "five", 3.0)
@@ -78,7 +78,7 @@ def test_an_interrupted_run_ends_with_the_same_files(tmp_path, monkeypatch):
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
     figures = BEST_OF_N_STAGE.run(given, StageContext(tmp_path / "whole", {"model": base}, 1))
-    assert figures["answers"] == 60 and figures["best_of"][2]["reward"] > figures["best_of"][0]["reward"]
+    assert figures["answers"] == 72 and figures["best_of"][2]["reward"] > figures["best_of"][0]["reward"]
     calls = 0
 
     class Killed(BaseException):

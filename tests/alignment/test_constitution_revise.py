@@ -301,7 +301,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     tokenizer = Tokenizer.bytes()
     module = Transformer(tiny_config(tokenizer, max_positions=4096))
     module.init_weights(5)
-    save_model(folder, module, tokenizer)  # type: ignore[arg-type]
+    save_model(folder, module, tokenizer)
     return external(folder)
 
 
@@ -316,7 +316,7 @@ def test_a_models_choice_is_the_probability_of_the_letter(model):
             module = language.engine.model
 
             def after(tokens: list[int]) -> torch.Tensor:
-                return module.logits(module.hidden(torch.tensor([tokens])))[0].float().log_softmax(-1)  # noqa: B023
+                return module.logits(module.hidden(torch.tensor([tokens])))[0].float().log_softmax(-1)  # noqa: B023 (called before the loop goes on)
 
             plain = after(list(ids))[-1]
             spaced = after([*ids, 32])[-1]

@@ -94,7 +94,7 @@ def test_gradients_of_the_estimators_on_policy():
 
     def sampled(name: str) -> torch.Tensor:
         logp = logits.log_softmax(0)
-        return gradient((logp.detach().exp() * estimate(logp, reference.log(), name)).sum())  # type: ignore[arg-type]
+        return gradient((logp.detach().exp() * estimate(logp, reference.log(), name)).sum())
 
     def policy() -> torch.Tensor:
         return logits.softmax(0)

@@ -25,7 +25,7 @@ def sequences(seed: int = 0, count: int = 9, layout: str = "packed", group: int 
     rng = Random(seed)
     prompts = [[rng.randrange(61) for _ in range(rng.randint(1, 12))] for _ in range(count)]
     answers = [[rng.randrange(61) for _ in range(rng.randint(1, 9))] for _ in range(count)]
-    return join(prompts, answers, [group] * (count // group), layout=layout)  # type: ignore[arg-type]
+    return join(prompts, answers, [group] * (count // group), layout=layout)
 
 
 def plain(network: Transformer, given: Sequences) -> torch.Tensor:

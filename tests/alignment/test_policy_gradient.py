@@ -162,11 +162,12 @@ def test_rows_padding_and_micro_batches_change_nothing(normalise):
     for name in ("old", "reference", "advantages"):
         batch.of_token[name] = torch.randn(total, dtype=torch.float64) - (3.0 if name != "advantages" else 0.0)
     batch.of_sequence["coefficient"] = torch.full((12,), 0.3, dtype=torch.float64)
+    batch.of_sequence["per_token"] = torch.ones(12, dtype=torch.float64)
     objective = policy_objective(ClipSettings(), KlSettings(within="loss", estimator="k2"), normalise)
     found = []
     for layout, rows in (("packed", 12), ("padded", 12), ("padded-left", 5), ("packed", 1), ("packed", 7)):
         working = WorkingCopy(model, "fp32")
-        given: Any = replace(batch, layout=layout)  # type: ignore[arg-type]
+        given: Any = replace(batch, layout=layout)
         sums = accumulate(working, objective, given, rows, torch.device("cpu"), World())
         found.append(([grad / sums.tokens for grad in working.gradients()], sums.metrics["loss"] / sums.tokens))
     size = max(float(grad.abs().max()) for grad in found[0][0])
@@ -193,6 +194,7 @@ def test_text_beside_the_answers_has_its_own_divisor():
     ids = torch.randint(0, 200, (8, 17))
     batch.beside = Batch(ids[:, :-1], ids[:, 1:], torch.arange(16).expand(8, 16))
     batch.of_sequence["share"] = torch.full((8,), total / ids[:, 1:].numel(), dtype=torch.float64)
+    batch.of_sequence["per_token"] = torch.ones(8, dtype=torch.float64)
     without = policy_objective(ClipSettings(), KlSettings(), "token", 0.5)
     objective = policy_objective(ClipSettings(), KlSettings(), "token", 0.5, 0.7)
     found = []

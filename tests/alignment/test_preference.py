@@ -39,7 +39,7 @@ def settings_of(loss: str, data: object, **changes: Any) -> Any:
     made = loop(AlignmentLoop, optimizer=optimizer, **{"steps": 20, **changes})
     if loss == "rrhf":
         return RrhfSettings(model="base", data=str(data), sft_weight=0.1, loop=made)
-    return PreferenceSettings(model="base", data=str(data), loss=loss, loop=made)  # type: ignore[arg-type]
+    return PreferenceSettings(model="base", data=str(data), loss=loss, loop=made)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -113,7 +113,7 @@ def test_rows_padding_and_micro_batches_change_nothing(loss, tmp_path):
             replace(batch, layout=layout),
             rows,
             torch.device("cpu"),
-            World(),  # type: ignore[arg-type]
+            World(),
         )
         assert sums.tokens == batch.rows
         found.append([grad.clone() for grad in working.gradients()])

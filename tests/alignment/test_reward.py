@@ -162,7 +162,7 @@ def minimise(model: Table, settings: RewardSettings, batch: Sequences) -> Tensor
         loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)
     return model.weight.detach()
 
 
@@ -313,7 +313,7 @@ def test_rows_padding_and_micro_batches_change_nothing(tmp_path: Path) -> None:
             replace(batch, layout=layout),
             rows,
             torch.device("cpu"),
-            World(),  # type: ignore[arg-type]
+            World(),
         )
         assert sums.tokens == 8
         found.append([grad.clone() for grad in working.gradients()])

@@ -23,7 +23,7 @@ def make_model(folder: Path, seed: int = 0) -> Artifact:
     tokenizer = Tokenizer.bytes()
     model = Transformer(tiny_config(tokenizer))
     model.init_weights(seed)
-    save_model(folder, model, tokenizer)  # type: ignore[arg-type]
+    save_model(folder, model, tokenizer)
     return external(folder)
 
 

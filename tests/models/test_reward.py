@@ -108,9 +108,9 @@ def test_transformers_computes_what_hanlin_made_before_centring(family: str, tie
     tokenizer = Tokenizer.bytes()
     window = {"sliding_window": 8} if family == "mistral" else {}
     model = shaken(made(family, tied=tied, vocabulary_size=tokenizer.vocabulary_size, **window))
-    assert tokenizer.pad_id is not None and pads_apart(tokenizer)  # type: ignore[arg-type]
+    assert tokenizer.pad_id is not None and pads_apart(tokenizer)
     model.mean = 0.75
-    save_reward_model(tmp_path, model, tokenizer)  # type: ignore[arg-type]
+    save_reward_model(tmp_path, model, tokenizer)
     again = load_reward_model(tmp_path)
     texts = ["one", "and a longer text", "哪里"]
     given = join([tokenizer.encode(text)[:1] for text in texts], [tokenizer.encode(text)[1:] for text in texts])

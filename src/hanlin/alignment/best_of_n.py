@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,8 +19,6 @@ from hanlin.alignment.asked import AskedSettings, fingerprint, render, rewarder
 from hanlin.artifacts import POLICY_KINDS, Stage, StageContext, atomic_path, read_jsonl
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from hanlin.data.prompts import Prompt
 
 SHARDS = "samples"
@@ -47,12 +46,9 @@ class BestOfNSettings(AskedSettings):
     """Where to compute; auto: a GPU if there is one."""
 
 
-def best_places(rewards: Tensor, samples: int) -> Tensor:
-    """[G] the place, among all [G · samples], of the best answer of each group; of equals the first."""
-    import torch
-
-    grouped = rewards.view(-1, samples)
-    return grouped.argmax(1) + samples * torch.arange(len(grouped))
+def best_place(rewards: Sequence[float]) -> int:
+    """The place of the best of one prompt's answers; of equals the first."""
+    return max(range(len(rewards)), key=lambda place: (rewards[place], -place))
 
 
 def run_best_of_n(settings: BestOfNSettings, context: StageContext) -> dict[str, Any]:
@@ -109,8 +105,10 @@ def write_choices(
     ):
         for row in rows:
             prompt = [message.to_dict() for message in prompts[row["prompt"]].messages]
+            tools = prompts[row["prompt"]].tools
             about = {"metadata": {"from": "best-of-n", **prompts[row["prompt"]].metadata}}
-            best = max(range(len(row["answers"])), key=lambda place, row=row: (row["reward"][place], -place))
+            about |= {"tools": tools} if tools else {}
+            best = best_place(row["reward"])
             if not row["ended"][best] or not row["answers"][best].strip():
                 rejected["cut off or empty"] += 1
             elif settings.least_reward is not None and row["reward"][best] < settings.least_reward:
@@ -137,10 +135,11 @@ def write_choices(
 
 
 def _preferences(settings: BestOfNSettings, row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The preference rows of one prompt's answers: none between equal texts, or rewards within `least_gap`."""
+    """The preference rows of one prompt's answers: none between equal texts, or rewards within `least_gap`, and none of
+    an answer that was cut off: it would be learned as one that ends there."""
     worth: dict[str, float] = {}
-    for text, reward in zip(row["answers"], row["reward"]):
-        if text.strip():
+    for text, reward, ended in zip(row["answers"], row["reward"], row["ended"]):
+        if ended and text.strip():
             worth.setdefault(text, reward)
     ranked = sorted(worth.items(), key=lambda item: -item[1])
     if len(ranked) < 2 or ranked[0][1] - ranked[-1][1] <= settings.least_gap:

@@ -191,6 +191,7 @@ def run_policy(settings: P, context: StageContext) -> dict[str, Any]:
         objective=objective,
         on_policy=source,
         trained=trained,
+        answers_anew=True,
         lora=settings.lora,
     )
     curve = rollout_curve(context.workdir / "metrics.jsonl")

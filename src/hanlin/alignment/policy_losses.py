@@ -78,7 +78,7 @@ def policy_objective(
         logprobs, values = scores.logprobs, batch.of_token
         weight, count = weights_of_tokens(batch, normalise, logprobs)
         # Of a step's tokens the diagnostics are means, whatever the loss is divided by.
-        even = batch.of_sequence["per_token"].to(logprobs)[batch.sequence_of_token()] if per_token(batch) else weight
+        even = batch.of_sequence["per_token"].to(logprobs)[batch.sequence_of_token()]
         old, reference = values["old"].to(logprobs), values["reference"].to(logprobs)
         advantages = values["advantages"].to(logprobs)
         losses, was_clipped = clipped(logprobs, old, advantages, clip)
@@ -109,11 +109,6 @@ def policy_objective(
         return LossParts(total, count, {"loss": total.detach(), **metrics})
 
     return objective
-
-
-def per_token(batch: Sequences) -> bool:
-    """Whether the batch says how many counted things stand for one token."""
-    return "per_token" in batch.of_sequence
 
 
 def _text_loss(model: Any, batch: Batch) -> Tensor:

@@ -16,7 +16,8 @@ from hanlin.alignment.prepared import (
 )
 from hanlin.artifacts import POLICY_KINDS, Stage, StageContext
 from hanlin.models.lora_settings import LoraSettings
-from hanlin.training.settings import LoopSettings, OptimizerSettings, ScheduleSettings, settle_steps
+from hanlin.training.settings import LoopSettings, OptimizerSettings, settle_steps
+from hanlin.training.sft import SftSchedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,15 +45,11 @@ class AlignmentOptimizer(OptimizerSettings):
     """Decoupled decay of the hidden matrices, times the learning rate a step."""
 
 
-class AlignmentSchedule(ScheduleSettings):
-    """As in pretraining, but falling from the start."""
+class AlignmentSchedule(SftSchedule):
+    """As in fine-tuning, with a longer rise."""
 
     warmup_fraction: float = Field(default=0.1, ge=0, le=1)
     """Share of the steps in which the rate rises linearly."""
-    decay_fraction: float = Field(default=1.0, ge=0, le=1)
-    """wsd: share of the steps in which the rate falls."""
-    decay_shape: Literal["1-sqrt", "linear"] = "linear"
-    """wsd: form of the fall."""
 
 
 class AlignmentLoop(LoopSettings):

@@ -48,7 +48,9 @@ class Ranking:
         """A pair as a ranking of two, the better first, with its margin (or 1) and 0; a judged answer as one of one."""
         better, worse = preference.chosen, preference.rejected
         answers = [answer for answer in (better, worse) if answer is not None]
-        high = 1.0 if preference.margin is None or len(answers) == 1 else preference.margin
+        # The better answer is the better one, also where the data's margin is 0 or below.
+        margin = preference.margin if len(answers) > 1 else None
+        high = margin if margin is not None and margin > 0 else 1.0
         scores = [high if answer is better else 0.0 for answer in answers]
         sure = preference.confidence if len(answers) > 1 else None
         return Ranking(preference.prompt, answers, scores, preference.tools, preference.metadata, sure)

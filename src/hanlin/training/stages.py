@@ -82,12 +82,14 @@ def train_language_model(
     objective: Objective | None = None,
     on_policy: OnPolicy | None = None,
     trained: nn.Module | None = None,
+    answers_anew: bool = False,
     neftune: float = 0.0,
     lora: LoraSettings | None = None,
     save: Callable[[Path, Any, Any], None] = save_model,
 ) -> dict[str, Any]:
     """Train towards `objective` (None: next-token prediction), write the model into `context.workdir`, and return the
     stage's figures. `trained` is what the loop is given, where that is more than the model (a critic beside it).
+    `answers_anew`: the data are the model's own answers, so that asking again repeats nothing and nothing is held out.
     `neftune` is the noise on the embeddings (`with_noise`). With `lora` the model has adapters (`begin_adapters`),
     which are kept beside the merged model. `save`(directory, model, tokenizer) writes the model."""
     world = World.current()
@@ -95,12 +97,10 @@ def train_language_model(
     # A reward model multiplies with no output matrix, but for one row.
     computed = config if isinstance(model, Transformer) else config.model_copy(update={"vocabulary_size": 1})
     steps = count_steps(loop, source)
-    # What a model is asked again it answers anew: that is no repetition.
-    own = on_policy is not None and evaluate is None
-    warnings = [] if loop.seconds or own else repetition(steps, source.epochs_at(steps))
+    warnings = [] if loop.seconds or answers_anew else repetition(steps, source.epochs_at(steps))
     for warning in warnings:
         context.progress.say(f"warning: {warning}")
-    if evaluate is None and not own:
+    if evaluate is None and not answers_anew:
         warnings.append("there is no validation data, so nothing was evaluated while training")
         context.progress.say(f"warning: {warnings[-1]}")
     job = Job(
@@ -123,7 +123,7 @@ def train_language_model(
     if world.first:
         save(context.workdir, model, tokenizer)
     world.barrier()
-    if loop.seconds:
+    if loop.seconds and not answers_anew:
         for warning in repetition(figures["steps"], source.epochs_at(figures["steps"])):
             warnings.append(warning)
             context.progress.say(f"warning: {warning}")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hanlin.alignment.best_of_n import best_places
+from hanlin.alignment.best_of_n import best_place
 from hanlin.alignment.policy_losses import policy_objective
 from hanlin.alignment.policy_settings import (
     ClipSettings,
@@ -378,7 +378,8 @@ def best_of_n(seed: int) -> Proof:
     world, count, draws = World.drawn(PAIRS, seed), 4, 40_000
     samples = TableSampler(PAIRS).sample(world.reference, [0] * draws, count, seed)
     numbers = torch.tensor([int(text) for text in samples.texts])
-    best = best_places(world.rewards[0, numbers], count)
+    rewards = world.rewards[0, numbers].tolist()
+    best = [start + best_place(rewards[start : start + count]) for start in range(0, len(rewards), count)]
     found = torch.bincount(numbers[best], minlength=len(PAIRS.answers())).double()[None] / draws
     predicted = optima.best_of(world.base, world.rewards, count)
     assert optima.divergence(predicted, world.base) <= optima.best_of_bound(count) + 1e-12
