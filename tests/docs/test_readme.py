@@ -80,7 +80,8 @@ def test_the_readme_begins_with_the_demo():
     assert all(len(commands(page)) >= 8 for page in PAGES)
 
 
-def test_every_command_runs(page, folder):
+def test_every_command_runs_and_then_the_python(page, folder, monkeypatch, capsys):
+    """One test a page: the Python works on what the commands have made."""
     write_files(page, folder)
     for command in commands(page):
         words = shlex.split(command)
@@ -99,9 +100,6 @@ def test_every_command_runs(page, folder):
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         assert done.stdout, command
 
-
-def test_the_python_runs(page, folder, monkeypatch, capsys):
-    """On what the commands have made."""
     monkeypatch.chdir(folder)
     assert blocks(page, "python")
     for block in blocks(page, "python"):
