@@ -1,247 +1,341 @@
-"""Alignment's speed: hanlin against trl, same model, prompts, answers and lengths, in the same run.
+"""Alignment's speed: hanlin against trl, same weights, rows, lengths, optimiser and dtype, in the same run.
 
-    pip install trl
-    python benchmarks/align_speed.py --run runs/world [--rows 32] [--steps 8] [--rounds 3]
+    pip install trl                                                     # 1.16.0
+    pip install --no-deps --target runs/trl-ppo trl==1.12.0     # the last release that has PPO
+    python benchmarks/align_speed.py --run runs/world --ppo-trl runs/trl-ppo [--json FILE]
+    python benchmarks/align_speed.py --run runs/world --device cuda --dtype bf16 --rows 128 --prompts 64
 
-`--run` is a run of the recipe `world`: its stage `chat` is the model, its world gives instructions, pairs and prompts.
-Contestants take the same optimiser steps (AdamW, fp32, no accumulation) on the same rows, round by round; a ratio is
-the median over rounds of the medians over steps. trl runs as its users run it (its defaults, no evaluation, no saving);
-hanlin runs its stages as recipes do. For sft and dpo the losses of all steps are compared too: every step has the same
-rows. For grpo both sample their own answers, at temperature 1.
+`--run` is a run of the recipe `world`: its stage `chat` is the model, `reward` the reward model, and its world gives
+instructions, pairs and prompts. A step is an optimiser step; of grpo, rloo and ppo a rollout with all its optimiser
+steps. Both take the same steps on the same rows (the data is one step's, shown again and again), AdamW at the same
+constant rate; contestants take turns, and a ratio is the median over rounds of the ratio of the medians over steps.
+
+hanlin runs its stages as recipes do. trl runs with its defaults but for gradient checkpointing, which is off as it only
+costs time, and then in each faster way that it offers here (see `align_peer.py`); "best" is the fastest of them.
+Losses are compared step by step, where both have the same rows: sft and dpo; of grpo the losses of given answers, with
+log π_old moved so far that many tokens are clipped. Sampled answers are measured twice: all of 48 tokens (ends are
+ignored), and ending by themselves ("ends"). A dpo step has its share of the reference's probabilities, which hanlin
+computes beforehand (each row is asked once).
+
+With two quiet cores the whole takes about ten minutes. On a busy machine: `--clock cpu`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import itertools
 import json
 import logging
-import os
+import platform
 import statistics
 import tempfile
 import time
-import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
+from align_common import (
+    BETA,
+    INNER,
+    KL,
+    LENGTH,
+    NEW_TOKENS,
+    RATE,
+    SAMPLES,
+    Timed,
+    batch_of,
+    quiet,
+    use_clock,
+    write_data,
+)
+from align_peer import Elsewhere, variants
 
-from hanlin.alignment.policy_gradient import GRPO_STAGE, GrpoSettings, PolicyLoop, PolicySchedule
-from hanlin.alignment.policy_settings import GrpoRollout, KlSettings
-from hanlin.alignment.preference import PREFERENCE_STAGE, AlignmentLoop, AlignmentOptimizer, PreferenceSettings
-from hanlin.artifacts import StageContext, read_jsonl
-from hanlin.artifacts.store import external
-from hanlin.training.settings import LoopSettings, ScheduleSettings
-from hanlin.training.sft import SFT_STAGE, SftLoop, SftOptimizer, SftSchedule, SftSettings
-
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-RATE, LENGTH, NEW_TOKENS, SAMPLES, BETA = 1e-5, 256, 48, 8, 0.1
-Timed = tuple[list[float], list[float]]
-"""Seconds of each step, and its loss"""
+TASKS = ("sft", "dpo", "grpo", "grpo-ends", "rloo", "rloo-ends", "ppo", "ppo-ends")
+BARS = {"sft": 2, "dpo": 2}
+"""Of the others: 4"""
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--only", nargs="*", choices=["sft", "dpo", "grpo"], default=["sft", "dpo", "grpo"])
-    parser.add_argument("--rows", type=int, default=32, help="conversations, pairs or prompts a step")
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
-    return parser.parse_args()
-
-
-def constant(kind: type[ScheduleSettings]) -> ScheduleSettings:
-    return kind(name="wsd", warmup_fraction=0.0, decay_fraction=0.0)
-
-
-def loop(kind: type[LoopSettings], options: argparse.Namespace, schedule: Any, optimizer: Any, rows: int) -> Any:
-    """The same steps for all: AdamW at a constant rate, one checkpoint, no evaluation."""
-    return kind(
-        steps=options.steps,
-        rows=rows,
-        sequence_length=LENGTH,
-        optimizer=optimizer(name="adamw", learning_rate=RATE, beta2=0.999, weight_decay=0.0),
-        schedule=schedule,
-        precision="fp32",
-        compile=False,
-        device="cpu",
-        checkpoint_every=options.steps,
-        evaluate_every=options.steps,
+    parser.add_argument("--only", nargs="*", choices=TASKS, default=[task for task in TASKS if "rloo" not in task])
+    parser.add_argument("--rows", type=int, default=32, help="conversations or pairs a step")
+    parser.add_argument(
+        "--prompts",
+        type=int,
+        default=16,
+        help="prompts a rollout, 8 answers to each; ppo: 8 times as many, one answer to each",
     )
-
-
-def timed(stage: Any, settings: Any, model: Path, folder: Path, **inputs: Path) -> Timed:
-    """A hanlin stage's steps: seconds by its own metrics, which count everything between two steps."""
-    folder.mkdir()
-    given = {"model": external(model), **{name: external(path) for name, path in inputs.items()}}
-    stage.run(settings, StageContext(folder, given, 0))
-    lines = [line for line in read_jsonl(folder / "metrics.jsonl") if "batch" in line]
-    seconds = [line["seconds"] for line in lines]
-    return [two - one for one, two in itertools.pairwise(seconds)], [line["loss"] for line in lines]
+    parser.add_argument("--steps", type=int, default=3, help="in each round; the first is not timed")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--continuous", action="store_true", help="also trl's continuous batching, in grpo-ends")
+    parser.add_argument("--keep-memory", action="store_true", help="give trl hanlin's way of keeping freed memory")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: one thread, CPU seconds")
+    parser.add_argument("--ppo-trl", type=Path, help="where trl 1.12.0 is (pip install --target); without: no PPO")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
 
 
 class Hanlin:
     """The contestant of this package."""
 
     def __init__(self, options: argparse.Namespace, data: Path) -> None:
-        self.options, self.data, self.model = options, data, options.run / "chat"
+        self.options, self.data, self.model = options, data, Path(options.run) / "chat"
+
+    def run(self, task: str, folder: Path, natural: bool) -> Timed:
+        self.natural = natural
+        return getattr(self, task)(folder)
+
+    def _loop(self, kind: Any, rows: int, steps: int) -> Any:
+        """The same steps for all: AdamW at a constant rate, one checkpoint, no evaluation."""
+        fields = kind.model_fields
+        return kind(
+            steps=steps, rows=rows, sequence_length=LENGTH, precision=self.options.dtype, device=self.options.device,
+            compile=False, checkpoint_every=steps, evaluate_every=steps,
+            optimizer=type(fields["optimizer"].default)(
+                name="adamw", learning_rate=RATE, beta2=0.999, weight_decay=0.0
+            ),
+            schedule=type(fields["schedule"].default)(name="wsd", warmup_fraction=0.0, decay_fraction=0.0),
+        )  # fmt: skip
+
+    def _timed(self, stage: Any, settings: Any, folder: Path, each: int = 1, **inputs: Path) -> Timed:
+        """A stage's steps, `each` optimiser steps being one: by its own metrics, which count everything between."""
+        from hanlin.artifacts import StageContext, read_jsonl
+        from hanlin.artifacts.store import external
+
+        folder.mkdir()
+        given = {name: external(path) for name, path in {"model": self.model, **inputs}.items()}
+        context = StageContext(folder, given, 0)
+        stage.run(stage.resolve(settings, context), context)
+        lines = [line for line in read_jsonl(folder / "metrics.jsonl") if "batch" in line]
+        ends = [line["seconds"] for line in lines[each - 1 :: each]]
+        lengths = [line["length"] for line in lines if "length" in line]
+        return Timed(
+            [two - one for one, two in itertools.pairwise(ends)],
+            [line["loss"] for line in lines],
+            statistics.fmean(lengths) if lengths else 0.0,
+        )
 
     def sft(self, folder: Path) -> Timed:
-        made = loop(SftLoop, self.options, constant(SftSchedule), SftOptimizer, self.options.rows)
-        # One conversation a row, as trl has them, so that a step holds the same ones; packing would be faster.
-        settings = SftSettings(
-            model="m", data=str(self.data / "sft.jsonl"), pack=False, validation_fraction=0.0, loop=made
-        )
-        return timed(SFT_STAGE, settings, self.model, folder)
+        from hanlin.training.sft import SFT_STAGE, SftLoop, SftSettings
 
-    def packed(self, folder: Path) -> Timed:
-        """As recipes do it: several conversations in a row; as many rows as hold the same conversations."""
-        tokens = sum(line["tokens"] for line in self.lengths()) / len(self.lengths())
-        rows = max(1, round(self.options.rows * tokens / LENGTH))
-        made = loop(SftLoop, self.options, constant(SftSchedule), SftOptimizer, rows)
+        made = self._loop(SftLoop, self.options.packed_rows, self.options.steps)
         settings = SftSettings(model="m", data=str(self.data / "sft.jsonl"), validation_fraction=0.0, loop=made)
-        return timed(SFT_STAGE, settings, self.model, folder)
-
-    def lengths(self) -> list[dict[str, int]]:
-        from hanlin.tokenization import Conversation, Tokenizer
-
-        tokenizer = Tokenizer.load(self.model)
-        rows = read_jsonl(self.data / "sft.jsonl")
-        return [{"tokens": len(tokenizer.render_tokens(Conversation.from_dict(row)).ids)} for row in rows]
+        return self._timed(SFT_STAGE, settings, folder)
 
     def dpo(self, folder: Path) -> Timed:
-        made = loop(AlignmentLoop, self.options, constant(ScheduleSettings), AlignmentOptimizer, self.options.rows)
+        from hanlin.alignment import reference
+        from hanlin.alignment.preference import PREFERENCE_STAGE, AlignmentLoop, PreferenceSettings
+
+        made = self._loop(AlignmentLoop, self.options.rows, self.options.steps)
         settings = PreferenceSettings(
             model="m", data=str(self.data / "dpo.jsonl"), beta=BETA, validation_fraction=0.0, loop=made
         )
-        return timed(PREFERENCE_STAGE, settings, self.model, folder)
+        whole, took = reference.reference_logprobs, 0.0
+
+        def clocked(*given: Any) -> Any:
+            nonlocal took
+            start = time.perf_counter()
+            found = whole(*given)
+            took += time.perf_counter() - start
+            return found
+
+        reference.reference_logprobs = clocked
+        try:
+            done = self._timed(PREFERENCE_STAGE, settings, folder)
+        finally:
+            reference.reference_logprobs = whole
+        return Timed([one + took for one in done.seconds], done.losses, reference=took)
 
     def grpo(self, folder: Path) -> Timed:
-        answers = self.options.rows * SAMPLES
-        made = loop(PolicyLoop, self.options, constant(PolicySchedule), AlignmentOptimizer, answers)
-        settings = GrpoSettings(
-            model="m",
-            data=str(self.data / "grpo.jsonl"),
-            program="exact",
-            max_new_tokens=NEW_TOKENS,
-            rollout=GrpoRollout(prompts=self.options.rows, samples=SAMPLES),
-            kl=KlSettings(coefficient=0.04),
-            loop=made,
-        )
-        return timed(GRPO_STAGE, settings, self.model, folder)
+        from hanlin.alignment.policy_gradient import GRPO_STAGE, GrpoSettings
+        from hanlin.alignment.policy_settings import GrpoRollout
 
+        rollout = GrpoRollout(prompts=self.options.prompts, samples=SAMPLES, divide_by_deviation=True)
+        return self._policy("grpo", GRPO_STAGE, GrpoSettings, rollout, folder, program="exact")
 
-class Trl:
-    """The peer, by its trainers' defaults."""
+    def rloo(self, folder: Path) -> Timed:
+        from hanlin.alignment.policy_gradient import RLOO_STAGE, RlooSettings
+        from hanlin.alignment.policy_settings import RlooRollout
 
-    def __init__(self, options: argparse.Namespace, data: Path) -> None:
-        from transformers import AutoTokenizer
+        rollout = RlooRollout(prompts=self.options.prompts, samples=SAMPLES)
+        return self._policy("grpo", RLOO_STAGE, RlooSettings, rollout, folder, program="exact")
 
-        self.options, self.data, self.model = options, data, options.run / "chat"
-        self.tokenizer = AutoTokenizer.from_pretrained(self.model)
+    def ppo(self, folder: Path) -> Timed:
+        from hanlin.alignment.policy_gradient import PPO_STAGE, PpoSettings
+        from hanlin.alignment.policy_settings import PpoRollout
 
-    def load(self) -> Any:
-        from transformers import AutoModelForCausalLM
+        rollout = PpoRollout(prompts=batch_of("ppo", self.options), inner_epochs=INNER)
+        return self._policy("ppo", PPO_STAGE, PpoSettings, rollout, folder, reward=str(self.model.parent / "reward"))
 
-        return AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.float32)
+    def _policy(self, rows: str, stage: Any, kind: Any, rollout: Any, folder: Path, **more: Any) -> Timed:
+        from hanlin.alignment import sampler
+        from hanlin.alignment.policy_gradient import PolicyLoop
+        from hanlin.alignment.policy_settings import KlSettings
+        from hanlin.inference import Request
 
-    def train(self, trainer: type, config: type, folder: Path, rows: list[dict[str, Any]], **more: Any) -> Timed:
-        from datasets import Dataset
-        from transformers import TrainerCallback
-
-        ends: list[float] = []
-
-        class Clock(TrainerCallback):
-            def on_step_end(self, *given: Any, **named: Any) -> None:
-                ends.append(time.perf_counter())
-
-        batch = more.pop("batch", self.options.rows)
-        extra = {name: more.pop(name) for name in list(more) if name in ("reward_funcs", "ref_model")}
-        settings = config(
-            output_dir=str(folder), max_steps=self.options.steps, per_device_train_batch_size=batch,
-            gradient_accumulation_steps=1, learning_rate=RATE, lr_scheduler_type="constant", warmup_steps=0,
-            weight_decay=0.0, logging_steps=1, save_strategy="no", report_to="none", use_cpu=True, bf16=False,
-            disable_tqdm=True, gradient_checkpointing=False, seed=0, **more,
+        answers, steps = rollout.prompts * rollout.samples, self.options.steps * rollout.inner_epochs
+        settings = kind(
+            model="m", data=str(self.data / f"{rows}.jsonl"), max_new_tokens=NEW_TOKENS, rollout=rollout,
+            kl=KlSettings(coefficient=KL), loop=self._loop(PolicyLoop, answers, steps), **more,
         )  # fmt: skip
-        made = trainer(
-            model=self.load(), args=settings, train_dataset=Dataset.from_list(rows), processing_class=self.tokenizer,
-            callbacks=[Clock()], **extra,
-        )  # fmt: skip
-        made.train()
-        losses = [line["loss"] for line in made.state.log_history if "loss" in line]
-        return [two - one for one, two in itertools.pairwise(ends)], losses
-
-    def sft(self, folder: Path) -> Timed:
-        from trl import SFTConfig, SFTTrainer
-
-        rows = [{"messages": row["messages"]} for row in read_jsonl(self.data / "sft.jsonl")]
-        return self.train(SFTTrainer, SFTConfig, folder, rows, max_length=LENGTH, assistant_only_loss=True)
-
-    def dpo(self, folder: Path) -> Timed:
-        from trl import DPOConfig, DPOTrainer
-
-        rows = [
-            {key: row[key] for key in ("prompt", "chosen", "rejected")} for row in read_jsonl(self.data / "dpo.jsonl")
-        ]
-        return self.train(DPOTrainer, DPOConfig, folder, rows, max_length=LENGTH, beta=BETA)
-
-    def grpo(self, folder: Path) -> Timed:
-        from trl import GRPOConfig, GRPOTrainer
-
-        def exact(completions: list[Any], answers: list[list[str]], **rest: Any) -> list[float]:
-            return [float(one[0]["content"].strip() in given) for one, given in zip(completions, answers)]
-
-        rows = [{key: row[key] for key in ("prompt", "answers")} for row in read_jsonl(self.data / "grpo.jsonl")]
-        return self.train(
-            GRPOTrainer, GRPOConfig, folder, rows, batch=self.options.rows * SAMPLES, num_generations=SAMPLES,
-            max_completion_length=NEW_TOKENS, beta=0.04, temperature=1.0, reward_funcs=exact,
-        )  # fmt: skip
+        inputs = {"reward": Path(more["reward"])} if "reward" in more else {}
+        sampler.Request = functools.partial(Request, ignore_eos=not self.natural)  # pyright: ignore
+        try:
+            return self._timed(stage, settings, folder, rollout.inner_epochs, **inputs)
+        finally:
+            sampler.Request = Request
 
 
-def write_data(options: argparse.Namespace, folder: Path) -> None:
-    """Exactly one step's rows of each kind, so that every step of both holds the same ones."""
-    world = options.run / "world"
+def same_grpo_losses(trl: Elsewhere, done: Path, folder: Path) -> float:
+    """Largest difference of the losses of one rollout (its weights trained on since), by two ways of dividing."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from torch.nn.utils.rnn import pad_sequence
 
-    def put(name: str, rows: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / name).write_text(text, encoding="utf-8")
+    from hanlin.alignment.policy_losses import policy_objective
+    from hanlin.alignment.policy_settings import ClipSettings, KlSettings
+    from hanlin.data.sequences import Sequences
+    from hanlin.models.hub import load_model
 
-    put(
-        "sft.jsonl", [{"messages": row["messages"]} for row in read_jsonl(world / "instructions.jsonl")[: options.rows]]
-    )
-    put("dpo.jsonl", read_jsonl(world / "preferences.jsonl")[: options.rows])
-    asked = [row for row in read_jsonl(world / "prompts.jsonl") if row["answers"]]
-    put("grpo.jsonl", [{"prompt": row["prompt"], "answers": row["answers"]} for row in asked[: options.rows]])
+    stored = load_file(done / "rollouts" / "000000.safetensors")
+    lengths, answers = stored["lengths"], stored["answer_lengths"]
+    values = {name: stored[f"of_token/{name}"] for name in ("old", "reference", "advantages")}
+    values["old"] = values["old"] + 0.3 * torch.randn(len(values["old"]), generator=torch.Generator().manual_seed(0))
+    beta = torch.full((len(lengths),), KL)
+    batch = Sequences(
+        stored["input_ids"], lengths, answers, torch.ones_like(lengths), values,
+        {"coefficient": beta, "per_token": torch.ones(len(lengths))},
+    )  # fmt: skip
+    parts = [(ids[: n - a], ids[n - a :]) for ids, n, a in zip(
+        stored["input_ids"].split(lengths.tolist()), lengths.tolist(), answers.tolist()
+    )]  # fmt: skip
+
+    def padded(rows: Any, side: str, fill: float = 0) -> Any:
+        return pad_sequence(list(rows), batch_first=True, padding_value=fill, padding_side=side)
+
+    def split(name: str) -> Any:
+        return padded(values[name].split(answers.tolist()), "right")
+
+    prompts, completions = [one for one, _ in parts], [two for _, two in parts]
+    inputs = {
+        "prompt_ids": padded(prompts, "left"), "prompt_mask": padded([torch.ones_like(x) for x in prompts], "left"),
+        "completion_ids": padded(completions, "right"),
+        "completion_mask": padded([torch.ones_like(x) for x in completions], "right"),
+        "advantages": split("advantages")[:, 0], "old_per_token_logps": split("old"),
+        "ref_per_token_logps": split("reference"), "num_items_in_batch": answers.sum(),
+    }  # fmt: skip
+    folder.mkdir()
+    save_file({name: value.contiguous() for name, value in inputs.items()}, folder / "inputs.safetensors")
+    model, apart = load_model(done), 0.0
+    for ours, theirs in (("token", "dapo"), ("sequence", "grpo")):
+        objective = policy_objective(ClipSettings(), KlSettings(within="loss", estimator="k3"), ours)
+        with torch.no_grad():
+            found = objective(model, batch)
+        one = float(found.loss_sum / found.tokens)
+        two = trl.ask(loss=theirs, model=done, folder=folder)
+        clipped = float(found.metrics["clipped"]) / len(values["old"])
+        print(f"  grpo, given answers, by {ours}: {one:.6f} and {two:.6f}, {clipped:.0%} of tokens clipped", flush=True)
+        apart = max(apart, abs(one - two))
+    return apart
 
 
 def main() -> None:
     options = arguments()
-    warnings.filterwarnings("ignore")
+    quiet()
+    use_clock(options.clock)
     logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory() as name:
+    import torch
+
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} threads"
+    result: dict[str, Any] = {
+        "settings": {k: str(v) for k, v in vars(options).items()}, "machine": f"{platform.machine()}, {where}",
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "hanlin")},
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         data = Path(name)
-        write_data(options, data)
-        ours, theirs = Hanlin(options, data), Trl(options, data)
-        for task in options.only:
-            ratios: list[float] = []
-            seconds: dict[str, list[float]] = {"hanlin": [], "trl": []}
-            for number in range(options.rounds):
-                one, our_losses = getattr(ours, task)(data / f"hanlin-{task}-{number}")
-                two, their_losses = getattr(theirs, task)(data / f"trl-{task}-{number}")
-                seconds["hanlin"].append(statistics.median(one))
-                seconds["trl"].append(statistics.median(two))
-                ratios.append(seconds["trl"][-1] / seconds["hanlin"][-1])
-                if task == "sft":
-                    packed, _ = ours.packed(data / f"hanlin-packed-{number}")
-                    seconds.setdefault("hanlin, packed", []).append(statistics.median(packed))
-            line = ", ".join(f"{who} {statistics.median(times):.3f} s" for who, times in seconds.items())
-            print(f"{task}: a step takes {line}; ratio {statistics.median(ratios):.2f}", flush=True)
-            if task != "grpo":
-                apart = max(abs(one - two) for one, two in zip(our_losses, their_losses))
+        result["lengths"] = write_data(options, data)
+        print(
+            json.dumps({**result["versions"], "machine": result["machine"], **result["lengths"]}, indent=1), flush=True
+        )
+        ours, newest = Hanlin(options, data), Elsewhere(options, data)
+        stack.callback(newest.close)
+        lines: list[str] = []
+        for name in options.only:
+            task, _, natural = name.partition("-")
+            theirs = newest
+            if task == "ppo":
+                if options.ppo_trl is None:
+                    print(f"{name}: left out, for trl has no PPO any more: give --ppo-trl", flush=True)
+                    continue
+                theirs = Elsewhere(options, data, options.ppo_trl)
+                stack.callback(theirs.close)
+            runs: dict[str, list[Timed]] = {}
+            for number, who in itertools.product(
+                range(options.rounds), ("hanlin", *variants(task, options, bool(natural)))
+            ):
+                folder, start = data / f"{name}-{who or 'trl'}-{number}", time.perf_counter()
+                if who == "hanlin":
+                    done = ours.run(task, folder, bool(natural))
+                else:
+                    done = theirs.run(task=task, variant=who, folder=folder, natural=bool(natural))
+                runs.setdefault(who, []).append(done)
+                label = who if who == "hanlin" else f"trl, {who or 'defaults'}"
                 print(
-                    f"  losses {our_losses[0]:.5f} and {their_losses[0]:.5f}; apart by at most {apart:.1e} in all steps"
-                )
+                    f"{name}, round {number + 1}, {label}: {statistics.median(done.seconds):.3f} s a step"
+                    f" ({time.perf_counter() - start:.0f} s in all)", flush=True,
+                )  # fmt: skip
+            apart = None
+            if options.dtype == "fp32" and task in ("sft", "dpo"):
+                # Each variant takes the same steps, those that round otherwise among them.
+                base = runs["hanlin"][0].losses
+                apart = max(abs(a - b) for who, found in runs.items() if who != "hanlin" for one in found
+                            for a, b in zip(base, one.losses, strict=True))  # fmt: skip
+            elif options.dtype == "fp32" and name == "grpo":
+                apart = same_grpo_losses(newest, data / "grpo-hanlin-0", data / "same")
+            result[name] = summary(task, runs, apart)
+            lines.append(row(name, result[name]))
+            print(lines[-1], flush=True)
+    print("\n| | hanlin, s | trl, s | ratio | trl's best, s | ratio | bar | losses apart | tokens an answer |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    print("\n".join(lines))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1))
+
+
+def summary(task: str, runs: dict[str, list[Timed]], apart: float | None) -> dict[str, Any]:
+    seconds = {who: [statistics.median(one.seconds) for one in found] for who, found in runs.items()}
+    ratios = {
+        who: [them / us for them, us in zip(times, seconds["hanlin"])]
+        for who, times in seconds.items() if who != "hanlin"
+    }  # fmt: skip
+    # Where the reference is computed before, its time is in none of trl's steps, so it is taken out of hanlin's.
+    for who in [who for who in ratios if who.endswith("reference before")]:
+        alone = [us - one.reference for us, one in zip(seconds["hanlin"], runs["hanlin"])]
+        ratios[who] = [them / us for them, us in zip(seconds[who], alone)]
+    middle = {who: statistics.median(found) for who, found in ratios.items()}
+    return {
+        "seconds": seconds, "ratios": middle, "best": min(middle, key=lambda who: middle[who]),
+        "bar": BARS.get(task, 4),
+        "losses_apart": apart, "new_tokens": {who: found[0].new_tokens for who, found in runs.items()},
+        "losses": {who: found[0].losses for who, found in runs.items()},
+        "reference_seconds": [one.reference for one in runs["hanlin"]],
+    }  # fmt: skip
+
+
+def row(task: str, found: dict[str, Any]) -> str:
+    middle = {who: statistics.median(times) for who, times in found["seconds"].items()}
+    best, apart = found["best"], found["losses_apart"]
+    tokens = sorted({round(value, 1) for value in found["new_tokens"].values() if value})
+    return (
+        f"| {task} | {middle['hanlin']:.3f} | {middle['']:.3f} | {found['ratios']['']:.1f} "
+        f"| {middle[best]:.3f} ({best or 'defaults'}) | {found['ratios'][best]:.1f} | {found['bar']} "
+        f"| {'' if apart is None else f'{apart:.0e}'} | {' to '.join(map(str, tokens[:1] + tokens[1:][-1:]))} |"
+    )
 
 
 if __name__ == "__main__":

@@ -10,12 +10,18 @@ with the same steps, seed and settings:
     all       every row, those about new entities among them
     filtered  what the stage `instructions` leaves with its filter `known`, which looks at the base model alone
     oracle    without the rows about new entities, which only the maker of the world can know
-    random    as many rows fewer as in `filtered`, but rows about facts that the corpus tells
+    random    as many rows that ask for a fact fewer as in `filtered`, drawn without looking at them
 
 Each model is then asked about facts of entities that the corpus tells of, new ones and unseen ones, and what no
 document tells of anything (`world/unanswerable`). An answer is right, or says that it is not known, or is wrong: an
-invention. On unseen and unanswerable questions every answer is an invention. Written to OUT: `result.json`, and a run
-directory with everything (started again, it goes on).
+invention. On unseen and unanswerable questions every answer is an invention.
+
+The claim is one: `filtered` invents less there than `random` (paired, one-sided, p < 0.05). To drop rows that answer
+leaves more refusals among the rest, which alone makes a model shyer: so `random` is the control, and not `all`. What it
+costs is the share of right answers about known facts. The filter's threshold is its default, settled on seed 1: a run
+with that seed confirms nothing, and the default here is another. The test is about these models; how much another
+fine-tuning differs, other seeds show. Written to OUT: `result.json`, and a run directory with everything (started
+again, it goes on).
 """
 
 from __future__ import annotations
@@ -46,7 +52,7 @@ FACT_KINDS = ("fact", "named_fact")
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/unknown-filter"))
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=2, help="of the world and of all training")
     parser.add_argument("--entities", type=int, default=160)
     parser.add_argument("--tellings", type=int, default=70, help="pages about each entity that the corpus tells of")
     parser.add_argument("--epochs", type=float, default=2.0, help="of the base model over the corpus")
@@ -182,12 +188,12 @@ def filter_report(folder: Path, made: Path, seed: int) -> dict[str, Any]:
 
 
 def write_random(folder: Path, made: Path, seed: int) -> int:
-    """random.jsonl: all rows but as many about told facts as the filter dropped in all."""
+    """random.jsonl: all rows but as many that ask for a fact as the filter dropped, whichever they are."""
     count = len(read_jsonl(made / "dropped.jsonl"))
     rows = read_jsonl(folder / "all.jsonl")
-    told = [row for row in rows if row["metadata"]["kind"] in FACT_KINDS and groups_of(row, seed) == {"told"}]
-    told.sort(key=lambda row: fraction(seed, "random", row["id"]))
-    gone = {row["id"] for row in told[:count]}
+    asking = [row for row in rows if row["metadata"]["kind"] in FACT_KINDS]
+    asking.sort(key=lambda row: fraction(seed, "random", row["id"]))
+    gone = {row["id"] for row in asking[:count]}
     write_lines(folder / "random.jsonl", [row for row in rows if row["id"] not in gone])
     return len(gone)
 
@@ -233,12 +239,16 @@ def main() -> None:
         print(line)
     print("\nfewer inventions on unseen and unanswerable questions (paired, exact McNemar, one-sided):")
     compared: dict[str, Any] = {}
-    for before, after in (("all", "filtered"), ("all", "oracle"), ("all", "random"), ("random", "filtered")):
+    # The first is the claim; the others explain it.
+    for before, after in (("random", "filtered"), ("all", "filtered"), ("all", "random"), ("all", "oracle")):
         # The test is one-sided for "more", so it is told what was not invented.
         found = paired_proportions(not_invented(marks[before]), not_invented(marks[after]))
         key = f"{after} than {before}"
         compared[key] = {"fewer": found.difference, "low": found.low, "high": found.high, "p": found.p_value}
         print(f"{key:22} {found.difference:+.3f}  [{found.low:+.3f}, {found.high:+.3f}]  p = {found.p_value:.2g}")
+    kept = paired_proportions(*([one["right"] for one in marks[arm]["known"]] for arm in ("random", "filtered")))
+    print(f"right about known facts, filtered than random: {kept.difference:+.3f}  [{kept.low:+.3f}, {kept.high:+.3f}]")
+    compared["known facts, filtered than random"] = {"more": kept.difference, "low": kept.low, "high": kept.high}
     write_json(
         options.out / "result.json",
         {"written": written, "filter": report, "random_removed": removed, "table": table, "compared": compared},

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import hanlin
 
 SMALL_WORLD = [
     "world.entities=60",
@@ -28,8 +28,18 @@ SMALL_WORLD = [
     "chat.loop.rows=8",
     "chat.loop.compile=false",
     "chat.loop.precision=fp32",
-    "exam.base.gates=[]",
-    "exam.chat.gates=[]",
+    "reward.loop.steps=2",
+    "reward.loop.precision=fp32",
+    "reward.least_accuracy=null",
+    "ppo.loop.steps=2",
+    "ppo.loop.rows=16",
+    "ppo.loop.precision=fp32",
+    "ppo.rollout.prompts=16",
+    "ppo.rollout.inner_epochs=1",
+    "ppo.max_new_tokens=8",
+    "dpo.loop.steps=2",
+    "dpo.loop.precision=fp32",
+    *(f"exam.{stage}.gates=[]" for stage in ("base", "chat", "ppo", "dpo")),
 ]
 """What makes the demo recipe take seconds; the model learns nothing."""
 
@@ -46,21 +56,6 @@ class Told:
 
     def say(self, line: str) -> None:
         self.lines.append(line)
-
-
-def hanlin(
-    *arguments: object, cwd: Path | None = None, timeout: float = 300, stdin: str = ""
-) -> subprocess.CompletedProcess[str]:
-    """The command as a user's shell would run it."""
-    return subprocess.run(
-        [sys.executable, "-m", "hanlin.cli.main", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=timeout,
-        input=stdin,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ ROW: dict[str, Any] = {
 
 
 def settings(**changes: Any) -> BestOfNSettings:
-    return BestOfNSettings(**{"model": "m", "program": "exact", "samples": 6, **changes})
+    return BestOfNSettings(**{"model": "m", "data": "p.jsonl", "program": "exact", "samples": 6, **changes})
 
 
 def written(folder: Any, row: dict[str, Any] = ROW, **changes: Any) -> tuple[dict[str, Any], list[Any], list[Any]]:
@@ -87,7 +87,8 @@ def test_an_interrupted_run_ends_with_the_same_files(tmp_path, monkeypatch):
     def dies(*given: Any) -> float:
         nonlocal calls
         calls += 1
-        if calls == 30:
+        # 12 to see that each prompt can be marked, 24 of the first shard.
+        if calls == 42:
             raise Killed
         return plain(*given)
 

@@ -357,7 +357,7 @@ def test_words_that_begin_alike_are_refused(model):
 
 @pytest.fixture(scope="module")
 def made(model, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """(what the stage made, its figures, its settings) with a tiny random model as everything."""
+    """(what the stage made, its figures) with a tiny random model as everything."""
     folder = tmp_path_factory.mktemp("made")
     data = write(folder / "p.jsonl", [{"prompt": f"{number}?"} for number in range(40)])
     check = write(folder / "c.jsonl", [{"prompt": "q", "chosen": f"yes {n}", "rejected": "no"} for n in range(5)])
@@ -366,11 +366,11 @@ def made(model, tmp_path_factory: pytest.TempPathFactory) -> Any:
     )
     context = StageContext(folder / "out", {"model": model}, 1)
     (folder / "out").mkdir()
-    return folder / "out", CONSTITUTION_STAGE.run(settings, context), settings
+    return folder / "out", CONSTITUTION_STAGE.run(settings, context)
 
 
 def test_a_whole_run_with_a_model(made):
-    out, figures, _ = made
+    out, figures = made
     assert figures["reading"]["kept"] == 40
     for part in ("revise", "label"):
         assert figures[part]["account"]["balanced"] and figures[part]["account"]["kept"] > 0
@@ -387,30 +387,8 @@ def test_a_whole_run_with_a_model(made):
     assert figures["cost"]["answers"]["asks"] == 80 and figures["cost"]["labels"]["read"] > 0
 
 
-def test_a_killed_model_run_ends_with_the_same_bytes(made, model, tmp_path, monkeypatch):
-    out, figures, settings = made
-    (tmp_path / "out").mkdir()
-    context = StageContext(tmp_path / "out", {"model": model}, 1)
-    count = 0
-    choose = ModelSpeaker.choose
-
-    def dies(*given: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == 2:
-            raise Killed
-        return choose(*given)
-
-    monkeypatch.setattr(ModelSpeaker, "choose", dies)
-    with pytest.raises(Killed):
-        CONSTITUTION_STAGE.run(settings, context)
-    assert not (tmp_path / "out/preferences.jsonl").exists()
-    again = CONSTITUTION_STAGE.run(settings, context)
-    assert files_of(out) == files_of(tmp_path / "out") and json.dumps(again) == json.dumps(figures)
-
-
 def test_what_is_made_can_be_learned(made, tmp_path):
-    out, _, _ = made
+    out, _ = made
     base = make_model(tmp_path / "base")
     for name in ("preference", "sft"):
         (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""Rewards to advantages, the price of distance, and Gao's curve, against plain loops and closed forms."""
+"""Rewards to advantages, and the price of distance, against plain loops and closed forms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 
 from hanlin.alignment import advantages as credit
 from hanlin.alignment.kl import estimate, next_coefficient
-from hanlin.alignment.overoptimisation import fit_curve
 from hanlin.alignment.policy_losses import clipped, value_loss, weights_of_tokens
 from hanlin.alignment.policy_settings import ClipSettings, KlSettings
 from tests.alignment.test_policy import sequences
@@ -139,18 +138,3 @@ def test_what_counts_alike():
     assert float(count) == 3 and [float(part.sum()) for part in parts] == pytest.approx([1, 1, 1])
     weight, count = weights_of_tokens(batch, "sum", like)
     assert float(count) == 3 and float(weight.sum()) == sum(lengths)
-
-
-def test_the_curve_of_overoptimisation_is_found_again():
-    curve = [
-        {"kl_answer": kl, "gold": 0.3 + math.sqrt(kl) * (1.2 - 0.5 * math.log(math.sqrt(kl)))}
-        for kl in (0.05, 0.2, 0.7, 1.5, 4.0, 9.0, 20.0)
-    ]
-    found = fit_curve(curve, "gold")
-    assert found is not None
-    assert (found["alpha"], found["beta"], found["start"]) == pytest.approx((1.2, 0.5, 0.3))
-    assert found["rms"] == pytest.approx(0, abs=1e-9) and found["peak_kl"] == pytest.approx(math.exp(2 * (2.4 - 1)))
-    best = [{"kl_answer": d * d, "reward": d * (2 - 0.5 * d)} for d in (0.2, 0.5, 1.0, 1.5, 3.0)]
-    found = fit_curve(best, "reward", "best-of-n")
-    assert found is not None and found["peak_kl"] == pytest.approx(4)
-    assert fit_curve(best[:4], "reward") is None

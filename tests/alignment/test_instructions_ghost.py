@@ -1,17 +1,13 @@
-"""Instructions that hold over turns: rows that teach them, and how long a model obeys."""
+"""Rows that teach instructions to hold over turns. How long a model obeys them: evaluation/test_persistence.py."""
 
 import pytest
 
-from hanlin.alignment.instructions.constraints import CONSTRAINTS, constraint
 from hanlin.alignment.instructions.ghost import GhostSettings, make_ghosts
-from hanlin.alignment.instructions.persistence import chat_by, measure_persistence
 from hanlin.alignment.instructions.rows import Instruction
-from hanlin.artifacts import UsageError
 from hanlin.data.formats import to_example
 from hanlin.data.rendered import render_conversations
-from hanlin.inference import LanguageModel
+from hanlin.evaluation.constraints import CONSTRAINTS, constraint
 from hanlin.tokenization import Tokenizer
-from tests.inference.models import engine, tokenizer
 
 
 def dialogue(number, turns=3, system=None):
@@ -138,68 +134,3 @@ def test_a_wrong_constraint_is_named():
         GhostSettings(constraints=["upper"])
     with pytest.raises(ValueError, match="answer-in-zh can't be made by a rule: use by: model"):
         GhostSettings(constraints=["quoted", "answer-in-zh"])
-
-
-# ---------------------------------------------------------------------- persistence
-
-
-def forgetful(turns):
-    """A model that obeys for so many turns."""
-
-    def chat(conversations):
-        answers = []
-        for messages in conversations:
-            told = any("capital letters" in one["content"] for one in messages)
-            turn = sum(one["role"] == "user" for one in messages)
-            length = turns(messages)
-            answers.append("YES, I DO." if told and turn <= length else "Yes, I do.")
-        return answers
-
-    return chat
-
-
-def test_persistence_counts_the_turns_until_the_first_slip():
-    scripts = [["a", "b", "c", "d"], ["e", "f", "g"]]
-    rules = [constraint("upper-case", "en"), constraint("no-commas", "en")]
-
-    def turns(messages):
-        first = next(one["content"] for one in messages if one["role"] == "user")
-        return 2 if first == "a" else 3
-
-    found = measure_persistence(forgetful(turns), scripts, rules)
-    assert found["upper-case"] == {
-        "obeyed": [1.0, 1.0, 0.5, 0.0],
-        "chance": [0.0, 0.0, 0.0, 0.0],
-        "held": 2.5,
-        "turns": 3.5,
-    }
-    assert found["no-commas"]["held"] == 0
-    steady = measure_persistence(forgetful(lambda messages: 9), scripts, rules[:1])["upper-case"]
-    assert steady["held"] == steady["turns"] == 3.5 and steady["obeyed"] == [1.0] * 4
-
-
-def test_the_instruction_is_given_once_and_the_model_hears_its_own_answers():
-    heard = []
-
-    def chat(conversations):
-        heard.append([[dict(one) for one in messages] for messages in conversations])
-        return ["yes"] * len(conversations)
-
-    rule = constraint("lower-case", "en")
-    found = measure_persistence(chat, [["one", "two"]], [rule], place="user")
-    told = heard[-1][0]
-    assert told == [
-        {"role": "user", "content": f"{rule.text}\none"},
-        {"role": "assistant", "content": "yes"},
-        {"role": "user", "content": "two"},
-    ]
-    # What would be obeyed in any case shows as chance.
-    assert found["lower-case"]["chance"] == [1.0, 1.0]
-    with pytest.raises(UsageError, match="at least one turn"):
-        measure_persistence(chat, [[]], [rule])
-
-
-def test_a_real_model_takes_the_test():
-    model = LanguageModel(engine(), [tokenizer().end_of_text_id])
-    found = measure_persistence(chat_by(model, 4), [["a", "b"]], [constraint("quoted", "en")])
-    assert len(found["quoted"]["obeyed"]) == 2

@@ -18,7 +18,8 @@ from hanlin.alignment.instructions.near_duplicates import (
 from hanlin.alignment.instructions.rows import Instruction
 from hanlin.alignment.instructions.style import language_agrees, style
 from hanlin.alignment.instructions.task_types import TYPES, mix, task_type, type_of
-from hanlin.alignment.instructions.text import count_units, han_share, language_of, units
+from hanlin.alignment.instructions.text import count_units, language_of, units
+from hanlin.corpus.language import han_share
 
 KINDS = [
     ("open question", "What is the capital of France?", "Paris."),

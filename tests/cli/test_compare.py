@@ -14,7 +14,7 @@ from hanlin.models import ModelConfig, Transformer
 from hanlin.models.hub import save_model
 from hanlin.recipes.find import find_common, is_taught
 from hanlin.tokenization import Tokenizer
-from tests.conftest import hanlin
+from tests.processes import hanlin
 
 
 @pytest.fixture(scope="module")

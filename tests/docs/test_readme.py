@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SMALL_WORLD, hanlin
+from tests.conftest import SMALL_WORLD
+from tests.processes import hanlin
 
 ROOT = Path(__file__).parents[2]
 SMALL_TEXT = [

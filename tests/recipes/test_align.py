@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import hanlin
+from hanlin.artifacts import HanlinError, UsageError
+from hanlin.recipes.recipe import load_recipe, steps
+from hanlin.recipes.runner import run_recipe
+from tests.processes import hanlin
 
-SMALL = [
-    "tokenizer.vocabulary_size=500",
-    "base.model={hidden_size: 32, layers: 1, heads: 1}",
-    *(f"{stage}.loop.steps=2" for stage in ("base", "chat", "reward", "ppo", "dpo", "kto")),
-    *(f"{stage}.loop.sequence_length=256" for stage in ("base", "chat", "reward", "ppo", "dpo", "kto")),
-    "ppo.loop.rows=8",
-    "ppo.rollout.prompts=8",
-    "ppo.max_new_tokens=8",
-    "minutes=null",
-]
+SHARED = Path(__file__).parents[2].parent / "shared/data"
+TRAINED = ("base", "chat", "reward", "ppo", "dpo", "kto")
+
+
+def small(*stages: str) -> list[str]:
+    """What makes a recipe take seconds; the models learn next to nothing."""
+    return [
+        "minutes=null",
+        "tokenizer.vocabulary_size=500",
+        "base.model={hidden_size: 32, layers: 1, heads: 1, max_positions: 512}",
+        *(f"{stage}.loop.steps=2" for stage in stages),
+        *(f"{stage}.loop.sequence_length=256" for stage in stages),
+        *(f"{stage}.loop.device=cpu" for stage in stages),
+        "exam.chat.max_items=4",
+    ]
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -28,31 +37,34 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def make_texts(folder: Path) -> Path:
+    words = "people bake bread beside the river and sing of the town where they were born".split()  # noqa: SIM905
+    folder.mkdir()
+    for number in range(30):
+        text = " ".join(words[(number * 7 + step * (number % 5 + 1)) % len(words)] for step in range(120))
+        (folder / f"{number}.txt").write_text(f"The story of {number}. {text}.\n")
+    return folder
+
+
+def tool_talk(number: int) -> dict[str, Any]:
+    """A conversation of several turns in which a tool is called."""
+    call = {"name": "look_up", "arguments": {"number": number}}
+    turns = [
+        ("human", f"Look {number} up."),
+        ("function_call", json.dumps(call)),
+        ("observation", "{}"),
+        ("gpt", f"{number}."),
+    ]
+    tools = [{"name": "look_up", "description": "Look up", "parameters": {"type": "object", "properties": {}}}]
+    return {"conversations": [{"from": who, "value": what} for who, what in turns], "tools": json.dumps(tools)}
+
+
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
     here = tmp_path_factory.mktemp("align")
-    words = [
-        "people",
-        "bake",
-        "bread",
-        "beside",
-        "the",
-        "river",
-        "and",
-        "sing",
-        "of",
-        "the",
-        "town",
-        "where",
-        "they",
-        "were",
-        "born",
-    ]
-    for number in range(30):
-        text = " ".join(words[(number * 7 + step * (number % 5 + 1)) % len(words)] for step in range(120))
-        (here / "texts").mkdir(exist_ok=True)
-        (here / "texts" / f"{number}.txt").write_text(f"The story of {number}. {text}.\n")
-    write(here / "chats.jsonl", [{"instruction": f"Say {n}.", "output": f"{n}."} for n in range(40)])
+    make_texts(here / "texts")
+    write(here / "chats" / "alpaca.jsonl", [{"instruction": f"Say {n}.", "output": f"{n}."} for n in range(40)])
+    write(here / "chats" / "tools.jsonl", [tool_talk(n) for n in range(10)])
     pairs = [{"prompt": f"Say {n}.", "chosen": f"{n}.", "rejected": "No."} for n in range(30)]
     write(here / "preference" / "pairs.jsonl", pairs)
     write(
@@ -69,10 +81,10 @@ def ended(tmp_path_factory):
         {"prompt": f"Say {n}.", "completion": f"{n}." if n % 2 else "No.", "label": bool(n % 2)} for n in range(20)
     ]
     write(here / "preference" / "kto.jsonl", judged)
-    data = here / "preference"
+    data, policy = here / "preference", ("ppo.loop.rows=8", "ppo.rollout.prompts=8", "ppo.max_new_tokens=8")
     found = hanlin(
-        "run", "align", "corpus.inputs=texts", "chat.data=chats.jsonl", f"reward.data={data}", f"dpo.data={data}",
-        f"kto.data={data}", "ppo.data=chats.jsonl", *SMALL, cwd=here, timeout=600,
+        "run", "align", "corpus.inputs=texts", "chat.data=chats", f"reward.data={data}", f"dpo.data={data}",
+        f"kto.data={data}", "ppo.data=chats", *small(*TRAINED), *policy, cwd=here, timeout=600,
     )  # fmt: skip
     return here, found
 
@@ -87,9 +99,8 @@ def test_it_goes_the_whole_way(ended):
     assert json.loads((run / "reward" / "config.json").read_text())["architectures"] == [
         "Qwen3ForSequenceClassification"
     ]
-    assert "20 preferences are not of the form 'pairs' that this loss needs, and are left out" in " ".join(
-        (found.stdout + found.stderr).split()
-    )
+    said = "20 of 70 preferences are single answers, judged good or bad: this stage learns from pairs"
+    assert said in " ".join((found.stdout + found.stderr).split())
 
 
 @pytest.mark.slow
@@ -100,5 +111,78 @@ def test_the_account_of_what_was_read(ended):
     assert groups["read"] == groups["kept"] == 50 and groups["of_another_form"] == 20
     assert results["stages"]["kto"]["figures"]["data"]["groups"]["read"] == 120
     assert results["stages"]["ppo"]["figures"]["rollouts"]
+    chats = results["stages"]["chat"]["figures"]["data"]
+    assert (chats["rows"], chats["read"], chats["forms"]) == (50, 50, {"alpaca": 40, "sharegpt": 10})
+    assert results["stages"]["chat"]["exams"]["persistence"]["held"]["n"] == 4
     traced = json.loads(hanlin("trace", here / "runs" / "align", "--stage", "dpo", "--step", 1, "--json").stdout)
     assert {entry["file"] for entry in traced["documents"]} <= {"pairs.jsonl", "hh.jsonl"}
+
+
+# ---------------------------------------------------------------------- what is wrong is said
+
+
+def test_a_stage_that_needs_another_says_what_to_give(tmp_path):
+    make_texts(tmp_path / "texts")
+    chats = write(tmp_path / "chats.jsonl", [{"instruction": "Say 1.", "output": "1."}])
+    given = [f"corpus.inputs={tmp_path / 'texts'}", f"chat.data={chats}"]
+    assert [step.name for step in steps(load_recipe("align", given))][-1] == "chat-exam"
+    said = r"ppo\.reward: the stage 'reward' is left out, because reward\.data is not given\. Give reward\.data"
+    with pytest.raises(HanlinError, match=said):
+        steps(load_recipe("align", [*given, f"ppo.data={chats}"]))
+    with pytest.raises(UsageError, match=r"dpo\.data: there is no file or folder /nowhere"):
+        run_recipe(load_recipe("align", [*given, "dpo.data=/nowhere"]), tmp_path / "run")
+
+
+KINDS = {
+    "preference": {"prompt": "Say 1.", "chosen": "1.", "rejected": "No."},
+    "kto": {"prompt": "Say 1.", "completion": "1.", "label": True},
+    "alpaca": {"instruction": "Say 1.", "output": "1."},
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "given", "said"),
+    [
+        ("reward", "kto", r"^reward: .*\(kto\.jsonl\) all 3 preferences are single answers.*pairs.*loss: kto"),
+        ("dpo", "kto", r"^dpo: .*\(kto\.jsonl\) all 3 preferences are single answers.*pairs.*loss: kto"),
+        (
+            "dpo",
+            "alpaca",
+            r"(?s)^dpo: .*alpaca\.jsonl: .*form 'alpaca' .*of kind sft\. Known forms:.*hh-rlhf",
+        ),
+        ("kto", "alpaca", r"(?s)^kto: .*alpaca\.jsonl: .*form 'alpaca' .*for stages of kind sft\. Known forms:.*kto"),
+        ("chat", "preference", r"(?s)^chat: .*preference\.jsonl: .*for stages of kind reward, preference and rrhf"),
+    ],
+)
+def test_a_file_of_the_wrong_kind_is_named(stage, given, said, tmp_path):
+    from tests.alignment.toy import make_model
+
+    make_model(tmp_path / "base")
+    data = write(tmp_path / f"{given}.jsonl", [KINDS[given]] * 3)
+    kinds = {"dpo": "preference", "kto": "preference, loss: kto", "chat": "sft", "reward": "reward"}
+    body = f"{{kind: {kinds[stage]}, model: {tmp_path / 'base'}, data: {data}}}"
+    exam = "" if stage == "reward" else f"exam:\n  {stage}: {{tasks: [persistence]}}\n"
+    (tmp_path / "one.yaml").write_text(f"name: one\nstages:\n  {stage}: {body}\n{exam}")
+    with pytest.raises(HanlinError, match=said):
+        run_recipe(load_recipe(str(tmp_path / "one.yaml")), tmp_path / "run")
+
+
+# ---------------------------------------------------------------------- the real data
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not here")
+def test_every_row_of_the_real_data_is_read():
+    from hanlin.data.formats import read_instructions
+    from hanlin.data.preferences import read_rankings
+    from hanlin.data.prompts import read_prompts
+
+    talks, report = read_instructions(SHARED / "instruct")
+    assert report.rows == report.read == 3_099 and not report.quarantined
+    assert report.forms == {"alpaca": 1_999, "sharegpt": 600, "messages": 500}
+    calls = [one for one in talks if any(message.tool_calls for message in one.messages)]
+    assert len(calls) > 300 and all(one.tools for one in calls)
+    rankings, report = read_rankings(SHARED / "preference")
+    assert report.rows == report.read == 3_212 and not report.quarantined
+    assert report.forms == {"sharegpt-preference": 600, "hh-rlhf": 2_312, "kto": 300}
+    assert Counter(len(one.answers) for one in rankings) == {2: 2_912, 1: 300}
+    assert len(read_prompts([SHARED / "instruct", SHARED / "preference"])[0]) == 6_311

@@ -165,7 +165,9 @@ def test_fine_tuning_keeps_half_of_its_share_when_pretraining_took_all_the_time(
     assert plan.seconds_left(chat) > 200
 
 
-def test_what_fine_tuning_will_not_need_of_its_time_is_pretrainings(run):
+def test_what_fine_tuning_will_not_need_of_its_time_is_pretrainings(run, monkeypatch):
+    monkeypatch.setattr(dial, "MEASURE_SECONDS", 0.1)
+    monkeypatch.setattr(dial, "MEASURE_SHARE", 0.0)
     context = StageContext(run, {"data": Artifact.load(run / "tokens")}, seconds_left=8.0, later_seconds=30.0)
     settings = PretrainSettings(data="tokens", model="auto", loop=LoopSettings(sequence_length=128))
     kept = {}

@@ -41,7 +41,7 @@ def test_the_page_has_what_the_run_has(run):
     before = exam["before"]["world/facts"]["accuracy"]
     assert f"{before['low']:.3f}–{before['high']:.3f} · {before['n']}" in page
     assert page.count("<svg") >= 8
-    assert "Questions, and what chat answers" in page
+    assert "Questions, and what dpo answers" in page
 
 
 def test_nothing_is_fetched_from_anywhere(run):

@@ -4,36 +4,36 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
 from hanlin.artifacts import Artifact, HanlinError, run_lock
 from hanlin.recipes.recipe import load_recipe
 from hanlin.recipes.runner import Reporter, run_recipe
-from tests.conftest import SMALL_WORLD, hanlin
+from tests.conftest import SMALL_WORLD
+from tests.processes import begin, command_line, hanlin
 
 
 @pytest.mark.slow
-def test_a_run_killed_again_and_again_ends_in_the_same_weights(small_run, tmp_path):
+def test_the_resolved_recipe_killed_again_and_again_is_the_same_run(small_run, tmp_path):
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "hanlin.cli.main", "run", "world", *SMALL_WORLD, "--out", str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = ["run", str(small_run / "recipe.yaml"), "--out", str(out)]
+    assert hanlin("--version").returncode == 0  # from here on no process waits for another to begin
     moments = random.Random(7)
     kills = 0
-    for _ in range(5):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(moments.uniform(2.0, 9.0))
-        if process.poll() is None:
+    for _ in range(4):
+        process = begin(command_line, command, said=tmp_path / "said.log")
+        process.join(moments.uniform(0.5, 5.0))
+        if process.exitcode is None:
             os.kill(process.pid, signal.SIGKILL)
             kills += 1
-        process.wait()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        process.join()
+    done = hanlin(*command)
     assert done.returncode == 0, done.stderr
     assert kills >= 2
-    for stage in ("world", "corpus", "tokenizer", "tokens", "base", "chat"):
+    stages = {path.parent.name for path in small_run.glob("*/manifest.json")}
+    assert {"world", "corpus", "tokenizer", "tokens", "base", "base-exam", "chat", "chat-exam"} <= stages
+    for stage in stages:
         ours, theirs = Artifact.load(out / stage).manifest, Artifact.load(small_run / stage).manifest
         assert ours.id == theirs.id
         assert ours.content == theirs.content
@@ -43,11 +43,10 @@ def test_a_run_killed_again_and_again_ends_in_the_same_weights(small_run, tmp_pa
 
 
 def _small(*more):
-    words = [word for word in SMALL_WORLD if not word.startswith(("chat.", "exam.chat"))]
-    recipe = load_recipe("world", [*words, *more])
-    del recipe.stages["chat"], recipe.exam["chat"]
-    for name in ("base",):
-        del recipe.stages[name], recipe.exam[name]
+    """The demo's stages before anything is trained."""
+    kept = ("world", "corpus", "tokenizer", "tokens")
+    recipe = load_recipe("world", [*(word for word in SMALL_WORLD if word.startswith(kept)), *more])
+    recipe.stages, recipe.exam = {name: recipe.stages[name] for name in kept}, {}
     return recipe
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from hanlin.world import EXAMS, World, judge, manners, telling, translation
+from hanlin.world import EXAMS, World, judge, manners, telling, translation, wider
 from hanlin.world.arithmetic import EXAM_QUESTIONS
 from hanlin.world.arithmetic import QUESTIONS as SUM_QUESTIONS
 from hanlin.world.entities import ATTRIBUTES
@@ -45,6 +45,11 @@ def test_there_are_enough_phrasings_and_none_is_shared():
         (manners.PRIVATE, manners.EXAM_PRIVATE),
         (manners.HARM_FRAMES, manners.EXAM_HARM_FRAMES),
         (manners.HARM, manners.EXAM_HARM),
+        (wider.MISSING_FRAMES, manners.EXAM_MISSING_FRAMES),
+        (wider.PRIVATE_FRAMES, manners.EXAM_PRIVATE_FRAMES),
+        (wider.PRIVATE, manners.EXAM_PRIVATE),
+        (wider.HARM_FRAMES, manners.EXAM_HARM_FRAMES),
+        (wider.HARM, manners.EXAM_HARM),
     ],
 )
 def test_the_other_lists_share_nothing_either(training, exam):

@@ -138,11 +138,22 @@ def test_preferences_have_a_better_and_a_worse_reply(small):
             assert chosen["content"] in rejected["content"]
 
 
+def test_alignment_asks_what_fine_tuning_does_not(small):
+    """Most of what is to be refused is of the wider lists; none of it stands in the instructions."""
+    told = {row["messages"][place]["content"] for row in small.instructions for place in range(len(row["messages"]))}
+    for rows in (small.prompts, [row for row in small.preferences if row["reason"] in ("unknown", "improper")]):
+        asked = [row["prompt"][-1]["content"] for row in rows if row.get("kind", "unknown") in ("unknown", "improper")]
+        new = [one for one in asked if one not in told]
+        assert len(new) / len(asked) > 0.5 and len(set(new)) > 0.6 * len(new)
+
+
 def test_prompts_are_of_all_kinds_in_training_phrasings(small):
     facts = {fact.id: fact for fact in small.world.facts()}
     kinds = Counter((row["kind"], row["metadata"]["language"]) for row in small.prompts)
     assert set(kinds) == {(kind, language) for kind in ("fact", "sum", "unknown", "improper") for language in LANGUAGES}
-    assert max(kinds.values()) - min(kinds.values()) < 30
+    for kind in ("fact", "unknown", "improper"):
+        assert all(1.8 < kinds[kind, one] / kinds["sum", one] < 2.2 for one in LANGUAGES)
+    assert all(abs(kinds[kind, "en"] - kinds[kind, "zh"]) < 30 for kind, _ in kinds)
     for row in small.prompts:
         (message,), kind, language = row["prompt"], row["kind"], row["metadata"]["language"]
         assert message["role"] == "user" and row["metadata"]["kind"] == kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from hanlin.data.sequences import Rows, Sequences
 from hanlin.models.logprobs import token_logprobs
+from hanlin.models.lora import without_lora
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,10 @@ class AnswerScores:
     logprobs: Tensor
     """[M] log p(token | all before it), in nats, with gradient"""
     entropy: Tensor
-    """[M] of the distribution that the token was drawn from, in nats, without gradient"""
+    """[M] of the distribution that the token was drawn from, in nats, without gradient; NaN where not asked for"""
 
 
-def answer_scores(model: Any, sequences: Sequences, rows: Rows | None = None) -> AnswerScores:
+def answer_scores(model: Any, sequences: Sequences, rows: Rows | None = None, entropy: bool = True) -> AnswerScores:
     """Log-probabilities of the answers' tokens under `model`, which has `hidden` and `head_weight` as a Transformer.
 
     Temperature 1 and no filters: the probabilities that the engine reports for what it samples at temperature 1.
@@ -31,7 +33,7 @@ def answer_scores(model: Any, sequences: Sequences, rows: Rows | None = None) ->
     batch = rows.batch
     hidden = model.hidden(batch.input_ids, batch.position_ids, batch.document_ids)
     hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, rows.before_answers)
-    return AnswerScores(*token_logprobs(hidden, model.head_weight, sequences.labels()))
+    return AnswerScores(*token_logprobs(hidden, model.head_weight, sequences.labels(), entropy=entropy))
 
 
 def sum_by_sequence(values: Tensor, sequences: Sequences) -> Tensor:
@@ -52,8 +54,36 @@ def counted_lengths(sequences: Sequences, like: Tensor) -> Tensor:
 def score_all(model: Any, sequences: Sequences, rows: int) -> Tensor:
     """[M] log-probabilities on the CPU without gradient, `rows` groups at a time."""
     device = next(model.parameters()).device
-    found = [
-        answer_scores(model, sequences.slice(start, min(start + rows, sequences.rows)).to(device)).logprobs.cpu()
-        for start in range(0, sequences.rows, rows)
-    ]
+    parts = [sequences.slice(start, min(start + rows, sequences.rows)) for start in range(0, sequences.rows, rows)]
+    return torch.cat([answer_scores(model, part.to(device), entropy=False).logprobs.cpu() for part in parts])
+
+
+def as_reference(policy: Any, reference: Any) -> contextlib.AbstractContextManager[None]:
+    """Within it, what `reference or policy` computes is the reference: None stands for the policy without adapters."""
+    return without_lora(policy) if reference is None else contextlib.nullcontext()
+
+
+@torch.no_grad()
+def divergences(policy: Any, reference: Any, sequences: Sequences, chunk: int = 128) -> Tensor:
+    """[M] KL(π ‖ π_ref) of the distributions that the answers' tokens were drawn from, in nats, on the CPU: exactly,
+    Σ_v π(v) (log π(v) - log π_ref(v)) over the whole vocabulary. `reference` as for `as_reference`."""
+    device = next(policy.parameters()).device
+    rows = sequences.to(device).in_rows()
+    batch = rows.batch
+
+    def states(model: Any) -> Tensor:
+        hidden = model.hidden(batch.input_ids, batch.position_ids, batch.document_ids)
+        return hidden.reshape(-1, hidden.shape[-1]).index_select(0, rows.before_answers)
+
+    def logs(model: Any, hidden: Tensor) -> Tensor:
+        logits = hidden @ model.head_weight.to(hidden.dtype).T
+        return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
+
+    ours = states(policy)
+    with as_reference(policy, reference):
+        theirs = states(reference or policy)
+    found: list[Tensor] = []
+    for own, other in zip(ours.split(chunk), theirs.split(chunk)):
+        logp = logs(policy, own)
+        found.append((logp.exp() * (logp - logs(reference or policy, other))).sum(-1).cpu())
     return torch.cat(found)

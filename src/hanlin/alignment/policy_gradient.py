@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hanlin.alignment.asked import AskedSettings, fingerprint, render, rewarder
-from hanlin.alignment.policy_settings import ClipSettings, GrpoRollout, KlSettings, PpoRollout, RlooRollout
+from hanlin.alignment.policy_settings import (
+    ClipSettings,
+    GrpoRollout,
+    KlSettings,
+    PpoRollout,
+    RlooRollout,
+    RolloutSettings,
+)
 from hanlin.alignment.preference import AlignmentLoop, AlignmentSchedule
-from hanlin.artifacts import POLICY_KINDS, Stage, StageContext
+from hanlin.artifacts import POLICY_KINDS, HanlinError, Stage, StageContext
 from hanlin.models.lora_settings import LoraSettings
 from hanlin.training.settings import SpikeSettings, settle_steps
 
@@ -61,7 +68,8 @@ class PolicySettings(AskedSettings):
     text: str | None = None
     """A tokens stage whose text is trained on beside the answers (PPO-ptx: it keeps what was learned before)."""
     text_weight: float = Field(default=0.5, ge=0)
-    """γ, the weight of a token of text beside that of an answer."""
+    """γ: how much the mean loss of a token of text counts beside the policy's (the mean over tokens; with `normalise:
+    sum` or `sequence` over answers)."""
     text_rows: int = Field(default=8, ge=1)
     """Rows of text, of `loop.sequence_length` tokens, in a step."""
     lora: LoraSettings | None = None
@@ -69,6 +77,14 @@ class PolicySettings(AskedSettings):
     out: all weights are trained. A critic is trained whole."""
     loop: PolicyLoop = PolicyLoop()
     """Batches, steps, optimiser, precision, checkpoints."""
+
+    @model_validator(mode="after")
+    def _rollouts_are_whole_steps(self) -> Self:
+        # The methods differ in their rollouts, and each declares its own.
+        rollout: RolloutSettings | None = getattr(self, "rollout", None)
+        if rollout is not None:
+            rollout.steps_on(self.loop.rows)
+        return self
 
 
 class PpoSettings(PolicySettings):
@@ -118,7 +134,7 @@ class _Count:
 
     def __init__(self, prompts: int, settings: PpoSettings | GrpoSettings | RlooSettings) -> None:
         rollout = settings.rollout
-        each = rollout.prompts * rollout.samples // settings.loop.rows * rollout.inner_epochs
+        each = rollout.steps_on(settings.loop.rows) * rollout.inner_epochs
         self.steps_per_epoch = -(-prompts // rollout.prompts) * each
 
     def step(self, step: int, rank: int = 0, ranks: int = 1) -> Any:
@@ -143,6 +159,7 @@ def run_policy(settings: P, context: StageContext) -> dict[str, Any]:
     from hanlin.models.reward import RewardModel, load_reward_model
     from hanlin.tokenization import Tokenizer
     from hanlin.training.adapters import begin_adapters
+    from hanlin.training.parallel import World
     from hanlin.training.stages import check_length, train_language_model
 
     path, loop = context.inputs["model"].path, settings.loop
@@ -195,7 +212,8 @@ def run_policy(settings: P, context: StageContext) -> dict[str, Any]:
         lora=settings.lora,
     )
     curve = rollout_curve(context.workdir / "metrics.jsonl")
-    source.write_journal(context.workdir / JOURNAL)
+    if World.current().first:
+        source.write_journal(context.workdir / JOURNAL)
     return {
         **figures,
         "prompts": rendered.figures(),
@@ -221,7 +239,13 @@ def _text(settings: PolicySettings, context: StageContext) -> Callable[[int], Ba
     from hanlin.data import PackedTokens, TokenShards
 
     loop = settings.loop
-    shards = TokenShards.open(context.inputs["text"].path)
+    ours, theirs = context.inputs["model"].path, context.inputs["text"].path
+    if (ours / "tokenizer.json").read_bytes() != (theirs / "tokenizer" / "tokenizer.json").read_bytes():
+        raise HanlinError(
+            f"the text in {theirs} was made into tokens by another tokenizer than that of the policy in {ours}: give "
+            "the policy's directory as that tokens stage's `tokenizer`."
+        )
+    shards = TokenShards.open(theirs)
     return PackedTokens(shards, loop.sequence_length, settings.text_rows, context.seed).step
 
 

@@ -39,7 +39,8 @@ class ClipSettings(Settings):
     high: float = Field(default=0.2, ge=0)
     """The ratio may rise to 1 + high before a good token's gradient stops."""
     value: float | None = Field(default=0.2, gt=0)
-    """PPO: values may move so far from those of the rollout; none: no limit."""
+    """PPO: values may move so far from those of the rollout, in units of the reward (with `rollout.whiten_rewards`, of
+    its standard deviation): 0.2 is little where rewards are of the size of 10; none: no limit."""
 
 
 class RolloutSettings(Settings):
@@ -56,7 +57,10 @@ class RolloutSettings(Settings):
     whiten_advantages: bool = False
     """Advantages with mean 0 and variance 1 in each rollout."""
     normalise: Normalise = "token"
-    """What counts alike: tokens, sequences, or (sum) each answer with all its tokens."""
+    """By what the sum of a step's policy loss over all its tokens is divided. sum: by the answers, which is the
+    gradient of the expected reward. token: by the tokens, which has the same direction in each step and only another
+    scale (it is smaller by the mean length of the step's answers, whose drift so changes the size of the steps).
+    sequence: each answer's by its own length first, so that a token of a long answer counts less (GRPO's paper)."""
     missing_end_penalty: float = Field(default=0.0, ge=0)
     """Subtracted from the reward of an answer that was cut off."""
     early_stop: float | None = Field(default=None, gt=0)
@@ -64,7 +68,18 @@ class RolloutSettings(Settings):
     recompute: bool = False
     """Take log π_old from the trainer in place of the engine; needed where the two round apart (bf16)."""
     tolerance: float = Field(default=1e-3, gt=0)
-    """Nats by which the engine's and the trainer's log-probabilities may differ in the first rollout."""
+    """Nats by which, in the first rollout, the engine's log-probabilities may differ from the trainer's, and the policy
+    from its reference, which it is then."""
+
+    def steps_on(self, rows: int) -> int:
+        """Steps of `rows` answers in which a rollout is trained on once. Raises ValueError where that is no number."""
+        answers = self.prompts * self.samples
+        if answers % rows:
+            raise ValueError(
+                f"a rollout has {self.prompts} prompts × {self.samples} samples = {answers} answers, which is not a "
+                f"multiple of the {rows} of a step (loop.rows): change one of them"
+            )
+        return answers // rows
 
 
 class PpoRollout(RolloutSettings):
@@ -98,4 +113,6 @@ class RlooRollout(RolloutSettings):
     samples: int = Field(default=4, ge=2)
     """Answers to each."""
     normalise: Normalise = "sum"
-    """What counts alike: tokens, sequences, or (sum) each answer with all its tokens."""
+    """By what the sum of a step's policy loss over all its tokens is divided. sum: by the answers, which is the
+    gradient of the expected reward. token: by the tokens, which has the same direction in each step and only another
+    scale. sequence: each answer's by its own length first, so that a token of a long answer counts less."""

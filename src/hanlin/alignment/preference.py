@@ -104,6 +104,8 @@ class PreferenceSettings(DirectSettings):
     def _fits(self) -> Self:
         if self.beta is not None and self.loss not in BETAS:
             raise ValueError(f"{self.loss} has no beta: leave it out (with one: {', '.join(BETAS)})")
+        if self.loss == "kto" and self.loop.rows < 2:
+            raise ValueError("kto pairs each prompt of a step with the answer to another: loop.rows must be 2 or more")
         return self
 
 
@@ -154,36 +156,43 @@ def resolve_preference(settings: D, context: StageContext) -> D:
 
 def run_preference(settings: Direct, context: StageContext) -> dict[str, Any]:
     """Train in `context.workdir`, which becomes a Hugging Face directory; goes on where an earlier attempt stopped."""
-    from hanlin.alignment.reference import KtoSource, reference_logprobs
+    from hanlin.alignment.reference import KtoSource, frozen, reference_logprobs
     from hanlin.data.pairs import GroupsSource
     from hanlin.models.hub import load_model
     from hanlin.tokenization import Tokenizer
     from hanlin.training.adapters import begin_adapters
     from hanlin.training.stages import check_length, train_language_model
 
-    tokenizer, loop = Tokenizer.load(context.inputs["model"].path), settings.loop
+    path, loop = context.inputs["model"].path, settings.loop
+    tokenizer = Tokenizer.load(path)
     prepared = PreparedGroups(settings, context, tokenizer, loop.sequence_length, form(settings))
     prepared.say(context)
-    model = load_model(context.inputs["model"].path)
+    model = load_model(path)
     check_length(model.config, loop.sequence_length)
+    # Before the reference is measured: of a base in fewer bits it is the rounded one that is trained and held to.
+    begin_adapters(model, settings.lora, context.seed, dropout=False)
     objective = preference_objective(settings)
+    # kto asks the reference while it trains; under adapters the policy itself, without them, is the reference.
+    kept = frozen(load_model(path), loop) if settings.loss == "kto" and settings.lora is None else None
 
     def source(name: str, rendered: RenderedGroups, rows: int, seed: int) -> GroupsSource:
         if settings.loss in WITHOUT_REFERENCE:
             return GroupsSource(rendered, rows, seed)
-        reference = reference_logprobs(name, rendered, model, loop, context)
+        reference = reference_logprobs(name, rendered, kept or model, loop, context)
         if settings.loss == "kto":
-            return KtoSource(rendered, rows, seed, reference, context.inputs["model"].path, loop)
+            return KtoSource(rendered, rows, seed, reference, kept, loop)
         return GroupsSource(rendered, rows, seed, {"reference": reference})
 
     train = source("train", prepared.train, loop.rows, context.seed)
-    evaluate = None
-    if prepared.validation is not None:
-        held_out = source("validation", prepared.validation, min(loop.rows, len(prepared.validation)), 0)
-        evaluate = measure(objective, held_out, loop.micro_rows or 8)
+    evaluate, held_out = None, prepared.validation
+    if held_out is not None and settings.loss == "kto" and len(held_out) < 2:
+        context.progress.say("a single judged answer is held out, with no other to mismatch it with: it is not used")
+        held_out = None
+    if held_out is not None:
+        evaluate = measure(
+            objective, source("validation", held_out, min(loop.rows, len(held_out)), 0), loop.micro_rows or 8
+        )
     on_policy = train if isinstance(train, KtoSource) else None
-    # The reference was measured before: it is the model without adapters.
-    begin_adapters(model, settings.lora, context.seed, dropout=False)
     figures = train_language_model(
         model,
         tokenizer,
@@ -206,53 +215,83 @@ def preference_objective(settings: Direct) -> Objective:
     from hanlin.training.objectives import LossParts
 
     def objective(model: Any, batch: Sequences) -> LossParts:
-        logp = sum_by_sequence(answer_scores(model, batch).logprobs, batch)
+        logp = sum_by_sequence(answer_scores(model, batch, entropy=False).logprobs, batch)
         lengths = counted_lengths(batch, logp)
         losses, rewards = _losses(settings, batch, logp, lengths)
         metrics = _metrics(settings, batch, rewards)
         total = losses.sum()
         if settings.sft_weight and isinstance(settings, PreferenceSettings):
-            best = batch.of_sequence["scores"] > 0
-            total = total - settings.sft_weight * (logp / lengths)[best].sum()
+            total = total - settings.sft_weight * (_better(batch).to(logp) * logp / lengths).sum()
         count = logp.new_tensor(batch.rows)
         return LossParts(total, count, {"loss": losses.sum(), **metrics})
 
     return objective
 
 
+def _better(batch: Sequences) -> Tensor:
+    """[S] the probability that an answer is the better one of its pair, or good."""
+    import torch
+
+    best = batch.of_sequence["scores"] > 0
+    sure = batch.of_sequence.get("confidence", torch.ones_like(batch.of_sequence["scores"]))
+    return torch.where(best, sure, 1 - sure)
+
+
 def _losses(settings: Direct, batch: Sequences, logp: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """(losses [G], implicit rewards [S])."""
+    """(losses [G], implicit rewards [S]). Of preferences that are not sure the loss is the expected one: that of the
+    preference as it is, and of the one the other way round, by their probabilities."""
+    loss, rewards = _loss(settings, batch, logp, lengths)
+    if "confidence" not in batch.of_sequence:
+        return loss(False), rewards
+    firsts = (batch.groups.cumsum(0) - batch.groups).to(logp.device)
+    sure = batch.of_sequence["confidence"].to(logp)[firsts]
+    return sure * loss(False) + (1 - sure) * loss(True), rewards
+
+
+def _loss(settings: Direct, batch: Sequences, logp: Tensor, lengths: Tensor) -> tuple[Callable[[bool], Tensor], Tensor]:
+    """(losses [G] of the preferences as they are, or the other way round; implicit rewards [S])."""
     import torch
 
     from hanlin.alignment import losses
 
     beta, values = strength(settings), batch.of_sequence
+    mean = logp / lengths
     if isinstance(settings, RrhfSettings):
         sizes = batch.groups.tolist()
-        parts = zip(logp.split(sizes), lengths.split(sizes), values["scores"].split(sizes))
-        return torch.stack([losses.rrhf(*part, settings.sft_weight) for part in parts]), logp / lengths
-    if settings.loss == "orpo":
-        return losses.orpo(_pairs(logp), _pairs(lengths), settings.ratio_weight), logp / lengths
-    if settings.loss == "simpo":
-        return losses.simpo(_pairs(logp), _pairs(lengths), beta, settings.target_margin), beta * logp / lengths
+        parts = list(zip(logp.split(sizes), lengths.split(sizes), values["scores"].split(sizes)))
+
+        def ranked(turned: bool) -> Tensor:
+            found = [
+                losses.rrhf(one, size, scores.flip(0) if turned else scores, settings.sft_weight)
+                for one, size, scores in parts
+            ]
+            return torch.stack(found)
+
+        return ranked, mean
+    if settings.loss in ("orpo", "simpo"):
+
+        def free(turned: bool) -> Tensor:
+            one, size = (_pairs(column).flip(1) if turned else _pairs(column) for column in (logp, lengths))
+            if settings.loss == "orpo":
+                return losses.orpo(one, size, settings.ratio_weight)
+            return losses.simpo(one, size, beta, settings.target_margin)
+
+        return free, mean if settings.loss == "orpo" else beta * mean
     delta = logp - values["reference"].to(logp)
     if settings.loss == "kto":
-        weights = settings.desirable_weight, settings.undesirable_weight
-        return losses.kto(delta, values["scores"] > 0, values["baseline"].to(delta), beta, weights), beta * delta
+        weights, good = (settings.desirable_weight, settings.undesirable_weight), values["scores"] > 0
+        baseline = values["baseline"].to(delta)
+        return lambda turned: losses.kto(delta, good ^ turned, baseline, beta, weights), beta * delta
 
-    def loss(gains: Tensor) -> Tensor:
+    def held(turned: bool) -> Tensor:
+        gains = _pairs(delta).flip(1) if turned else _pairs(delta)
         if settings.loss == "ipo":
             return losses.ipo(gains, beta)
         if settings.loss == "robust-dpo":
             return losses.robust_dpo(gains, beta, settings.flip_rate)
         return losses.dpo(gains, beta)
 
-    gains = _pairs(delta)
-    if "confidence" not in values:
-        return loss(gains), beta * delta
-    # How sure the preference is: the loss that is expected when it is the other way round now and then.
-    sure = _pairs(values["confidence"].to(delta))[:, 0]
-    return sure * loss(gains) + (1 - sure) * loss(gains.flip(1)), beta * delta
+    return held, beta * delta
 
 
 def _pairs(values: Tensor) -> Tensor:

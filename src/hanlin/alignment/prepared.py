@@ -110,21 +110,27 @@ def _render(settings: PreferenceData, context: StageContext, tokenizer: Tokenize
 
     rankings, report, unfit = _read(settings, context, form)
     if not rankings:
-        raise HanlinError(f"there is no preference of the form {form!r} in the data of this stage.")
+        if not unfit:
+            raise HanlinError(f"there is no preference in the data of this stage ({', '.join(report.files)}).")
+        raise HanlinError(
+            f"in the data of this stage ({', '.join(report.files)}) all {unfit} preferences are single answers, judged "
+            f"good or bad; it learns from {form}. From such answers a stage of kind preference learns, with loss: kto."
+        )
     rendered, account = render_rankings(
         rankings, tokenizer, length, lambda done: context.progress.update(done, len(rankings), "preferences rendered")
     )
     if not len(rendered):
         raise HanlinError(
-            f"none of {account.read} preferences fits in {length} tokens; the first: {account.dropped[0]}. Raise "
-            "loop.sequence_length."
+            f"none of {account.read} preferences can be used; the first: {account.dropped[0]}. Where it is the room, "
+            f"raise loop.sequence_length, which is {length}."
         )
     kept, held_out = _split(rendered, settings.validation_fraction)
     rendered.select(kept).save(context.workdir / TRAIN)
     rendered.select(held_out).save(context.workdir / VALIDATION)
     notes = _notes(report, account, length)
     if unfit:
-        notes.insert(0, f"{unfit} preferences are not of the form {form!r} that this loss needs, and are left out")
+        single = f"{unfit} of {unfit + account.read} preferences are single answers, judged good or bad"
+        notes.insert(0, f"{single}: this stage learns from {form}, and leaves them out")
     groups = {**account.figures(), "of_another_form": unfit}
     write_json(
         context.workdir / READING, {**report.figures(), "groups": groups, "validation": len(held_out), "notes": notes}

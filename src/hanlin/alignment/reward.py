@@ -204,7 +204,7 @@ def _train_member(
 
 def margin_field(settings: RewardSettings, rendered: RenderedGroups, name: str) -> dict[str, NDArray[Any]]:
     """The margins that the loss asks for, one a sequence, where the settings ask for them. Raises HanlinError where the
-    data has none, or one below 0."""
+    data has none."""
     import numpy as np
 
     if not settings.margin:
@@ -212,10 +212,6 @@ def margin_field(settings: RewardSettings, rendered: RenderedGroups, name: str) 
     given = [entry.get("margin") for entry in rendered.metadata]
     if name == "training" and all(one is None for one in given):
         raise HanlinError("margin is true, but no preference of this data has a margin: leave it out.")
-    for one, entry in zip(given, rendered.metadata):
-        if one is not None and one < 0:
-            place = f"{entry.get('file', '')}, row {entry.get('row', '?')}"
-            raise HanlinError(f"{place}: the margin {one:g} is below 0, as if the rejected answer were the better one.")
     return {"margin": np.repeat(np.array([one or 0.0 for one in given], np.float64), 2)}
 
 

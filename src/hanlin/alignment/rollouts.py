@@ -11,7 +11,6 @@ rollout that it was in the middle of, and makes the others again as they were.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 from collections.abc import Callable
@@ -24,17 +23,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hanlin.alignment import advantages as credit
+from hanlin.alignment.checks import check_distance, check_probabilities, check_reference
 from hanlin.alignment.kl import next_coefficient
-from hanlin.alignment.policy import score_all, sum_by_sequence
+from hanlin.alignment.policy import as_reference, divergences, score_all, sum_by_sequence
 from hanlin.alignment.policy_settings import GrpoRollout, KlSettings, PpoRollout, RlooRollout, RolloutSettings
 from hanlin.artifacts import HanlinError, atomic_path, write_json
 from hanlin.data.batch import Batch
 from hanlin.data.order import permutation
 from hanlin.data.sequences import Sequences
-from hanlin.models.lora import without_lora
+from hanlin.training.parallel import World
 
 EXAMPLES = 4
 """Answers of each rollout that are kept as text."""
+CHECKED = 8
+"""Answers of each of the first two rollouts whose distance from the reference is computed exactly"""
 
 
 @dataclass
@@ -95,7 +97,10 @@ class Rollout:
 
 
 class Rollouts:
-    """Batches of rollouts, for `training.loop`: source and on-policy part in one."""
+    """Batches of rollouts, for `training.loop`: source and on-policy part in one.
+
+    Of several ranks the first one samples and writes; the others wait, and read the same files.
+    """
 
     def __init__(
         self,
@@ -117,13 +122,7 @@ class Rollouts:
         self.directory, self.sampler, self.rewarder = directory, sampler, rewarder
         self.reference, self.kl, self.settings = reference, kl, settings
         self.rows, self.seed, self.at_once, self.text, self.keep_from = rows, seed, at_once, text, keep_from
-        answers = settings.prompts * settings.samples
-        if answers % rows:
-            raise HanlinError(
-                f"a rollout of {settings.prompts} prompts × {settings.samples} samples is not a multiple of "
-                f"loop.rows {rows}: change one of them."
-            )
-        self.steps_per_rollout = answers // rows * settings.inner_epochs
+        self.steps_per_rollout = settings.steps_on(rows) * settings.inner_epochs
         self.current: Rollout | None = None
         self._step = 0
         directory.mkdir(parents=True, exist_ok=True)
@@ -179,9 +178,14 @@ class Rollouts:
         rollout, self._step = self.current, step
         if rollout is not None and position < rollout.begin + self.steps_per_rollout and rollout.stopped is None:
             return
-        self.current = self._make(model, rollout, position, step)
-        self._save(self.current)
-        self._prune()
+        world, number = World.current(), 0 if rollout is None else rollout.number + 1
+        if world.first:
+            self.current = self._make(model, rollout, number, position, step)
+            self._save(self.current)
+            self._prune()
+        world.barrier()
+        if not world.first:
+            self.current = self._load(self._path(number))
 
     def observe(self, position: int, metrics: dict[str, float]) -> dict[str, float]:
         """Give the rest of the rollout up once the policy has moved too far from what sampled it."""
@@ -189,13 +193,22 @@ class Rollouts:
         assert rollout is not None
         first = self._step == rollout.made_at
         if limit is not None and metrics["kl_old"] > limit and rollout.stopped is None:
+            # The metrics are sums over all ranks: all of them give it up.
             rollout.stopped = self._step
-            self._describe(rollout)
+            if World.current().first:
+                self._describe(rollout)
         return {**rollout.figures, "rollout": rollout.number} if first else {}
 
     def rewind(self, step: int) -> None:
         """Forget rollouts, and giving them up, that came after `step`."""
-        self.current = None
+        world = World.current()
+        if world.first:
+            self._forget(step)
+        world.barrier()
+        known = sorted(self.directory.glob("*.json"))
+        self.current = self._load(known[-1]) if known else None
+
+    def _forget(self, step: int) -> None:
         for path in sorted(self.directory.glob("*.safetensors")):
             if not path.with_suffix(".json").is_file():
                 path.unlink()
@@ -206,16 +219,13 @@ class Rollouts:
                 path.with_suffix(".safetensors").unlink(missing_ok=True)
                 continue
             if about["stopped"] is not None and about["stopped"] >= step:
-                about["stopped"] = None
-                write_json(path, about)
-            self.current = self._load(path, about)
+                write_json(path, {**about, "stopped": None})
             break
 
     # ------------------------------------------------------------------ making
 
-    def _make(self, model: Any, last: Rollout | None, position: int, step: int) -> Rollout:
+    def _make(self, model: Any, last: Rollout | None, number: int, position: int, step: int) -> Rollout:
         settings = self.settings
-        number = 0 if last is None else last.number + 1
         coefficient = self.kl.coefficient
         if last is not None:
             answers = settings.prompts * settings.samples
@@ -237,8 +247,14 @@ class Rollouts:
             old = score_all(policy, batch, at_once)
         elif number == 0:
             check_probabilities(old, score_all(policy, batch, at_once), settings.tolerance)
-        with without_lora(policy) if self.reference is None else contextlib.nullcontext():
+        with as_reference(policy, self.reference):
             reference = score_all(self.reference or policy, batch, at_once)
+        if number < 2:
+            few = pick(batch, list(range(min(CHECKED, len(batch.lengths)))))
+            check_distance(divergences(policy, self.reference, few), settings.tolerance, at_reference=number == 0)
+        if number == 0 and not settings.recompute:
+            # Finer than KL, which is of the second order; twice, since the engine rounds otherwise than the reference.
+            check_reference(old, reference, 2 * settings.tolerance)
         values = self._values(model, batch)
         figures = credited(batch, samples, rewards, old, reference, values, coefficient, self.kl, settings)
         examples = [
@@ -302,7 +318,8 @@ class Rollouts:
         }
         write_json(self._path(rollout.number), about)
 
-    def _load(self, path: Path, about: dict[str, Any]) -> Rollout:
+    def _load(self, path: Path) -> Rollout:
+        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         tensors = load_file(path.with_suffix(".safetensors"))
 
         def part(prefix: str) -> dict[str, Tensor]:
@@ -377,18 +394,6 @@ def credited(
         "ended": float(samples.ended.float().mean()),
         "coefficient": coefficient,
     }
-
-
-def check_probabilities(sampled: Tensor, trained: Tensor, tolerance: float) -> None:
-    """Raise HanlinError unless the engine's log-probabilities are the trainer's: with a difference, ratios that should
-    be 1 are not, and the policy learns from noise."""
-    worst = float((sampled - trained).abs().max())
-    if not worst <= tolerance:
-        raise HanlinError(
-            f"the log-probabilities of the engine and of the trainer differ by up to {worst:.2g} nats (allowed: "
-            f"{tolerance:g}): the ratio on the first minibatch would not be 1. In bf16 set `rollout.recompute: true`; "
-            "in fp32 this is a fault of the program or of the model's directory."
-        )
 
 
 def pick(batch: Sequences, indices: list[int]) -> Sequences:

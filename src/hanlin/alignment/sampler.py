@@ -10,6 +10,7 @@ import torch
 from hanlin.alignment.rollouts import Samples
 from hanlin.artifacts import HanlinError
 from hanlin.data.prompts import Prompt
+from hanlin.data.rendered import place_of
 from hanlin.data.sequences import join
 from hanlin.inference import Engine, Request
 from hanlin.models.lora import folded
@@ -17,16 +18,22 @@ from hanlin.tokenization import Conversation, Tokenizer
 
 
 class RenderedPrompts:
-    """Prompts as tokens; those that leave less than `most_new` of `length` tokens are left out, and named."""
+    """Prompts as tokens; those that leave less than `most_new` of `length` tokens, and those that the chat template
+    refuses, are left out, and named."""
 
     def __init__(self, prompts: Sequence[Prompt], tokenizer: Tokenizer, length: int, most_new: int) -> None:
         self.prompts: list[Prompt] = []
         self.ids: list[list[int]] = []
         self.dropped: list[str] = []
         for number, prompt in enumerate(prompts, start=1):
-            ids = tokenizer.render_tokens(Conversation(prompt.messages, prompt.tools), add_generation_prompt=True).ids
+            place = place_of(prompt.metadata, number)
+            asked = Conversation(prompt.messages, prompt.tools)
+            try:
+                ids = tokenizer.render_tokens(asked, add_generation_prompt=True).ids
+            except HanlinError as error:
+                self.dropped.append(f"{place}: {error}")
+                continue
             if len(ids) + most_new > length:
-                place = f"{prompt.metadata.get('file', 'prompt')}, row {prompt.metadata.get('row', number)}"
                 self.dropped.append(f"{place}: {len(ids)} tokens, and {most_new} for an answer, are over {length}")
                 continue
             self.prompts.append(prompt)

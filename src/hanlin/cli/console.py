@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -15,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hanlin.artifacts import Artifact, Progress
-from hanlin.recipes.results import last_model, main_figures, sample_answers
+from hanlin.recipes.against import against_parents, described, gained
+from hanlin.recipes.results import main_figures, models_to_try, sample_answers
 from hanlin.recipes.runner import Reporter, Run
 
 
@@ -190,12 +192,14 @@ def figures_table(title: str, figures: dict[str, Any]) -> Table:
 
 
 def stages_table(exams: list[Artifact]) -> Table:
-    """All exams of a run side by side: what every stage reached, with half the width of its 95 % interval."""
+    """All exams of a run side by side: what every stage reached, with half the width of its 95 % interval, and what
+    random weights do (of the last exam that asked them)."""
     table = Table(title="by stage (± half of the 95 % interval)", title_justify="left", title_style="bold")
     table.add_column("task")
     table.add_column("metric")
     for exam in exams:
         table.add_column(escape(exam.manifest.stage.removesuffix("-exam")), justify="right")
+    table.add_column("random weights", justify="right")
     keys = dict.fromkeys(
         (task, metric)
         for exam in exams
@@ -204,16 +208,66 @@ def stages_table(exams: list[Artifact]) -> Table:
         if "[" not in metric
     )
     for task, metric in keys:
-        cells: list[str] = []
+        cells, random = list[str](), ""
         for exam in exams:
+            guessed = exam.figures.get("random", {}).get(task, {}).get(metric)
+            random = f"{guessed['value']:.3f}" if guessed else random
             entry = exam.figures.get("tasks", {}).get(task, {}).get(metric)
             cells.append("" if entry is None else f"{entry['value']:.3f} ±{(entry['high'] - entry['low']) / 2:.3f}")
-        table.add_row(escape(task), escape(metric), *cells)
+        table.add_row(escape(task), escape(metric), *cells, random)
+    return table
+
+
+def show_against(console: Console, artifacts: dict[str, Artifact]) -> None:
+    """Print every aligned stage beside the model that it came from; nothing for a run without such stages."""
+    found = against_parents(artifacts)
+    if any(entry["rows"] for entry in found):
+        console.print()
+        console.print(against_table(found))
+    for entry in found:
+        if entry["note"]:
+            console.print(f"{escape(entry['note'])}.")
+
+
+def against_table(found: list[dict[str, Any]]) -> Table:
+    """What `against_parents` found: a judge's score with wins, ties and losses, and what else was lost or gained."""
+    table = Table(
+        title="aligned stages against the models that they came from, on the same items",
+        title_justify="left",
+        title_style="bold",
+        caption="p is two-sided, of the paired test. Green and red: p below 0.05. Wins are the stage's; a tie is half.",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("task, metric", overflow="fold")
+    for column in ("before", "after", "change", "95 % interval", "p", "win/tie/loss", "win rate"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for entry in found:
+        if entry["rows"]:
+            table.add_row(f"[bold]{escape(entry['stage'])}[/bold] against {escape(entry['parent'])}")
+            table.add_row(f"[dim]{escape(described(entry))}[/dim]")
+        # What the judge says comes first.
+        for row in sorted(entry["rows"], key=lambda row: not row["judged"]):
+            colour = {True: "bold green", False: "bold red", None: "bold"}[gained(row)]
+            rate = row["win_rate"]
+            metric = "" if row["metric"] == "bits_per_byte" else row["metric"].replace("_", " ")
+            table.add_row(
+                f"  {escape(row['task'])} {escape(metric)}",
+                f"{row['a']:.3f}",
+                f"{row['b']:.3f}",
+                f"[{colour}]{row['difference']:+.3f}[/{colour}]",
+                escape(f"[{row['low']:+.3f}, {row['high']:+.3f}]"),
+                f"{row['p_value']:.2g}",
+                f"{row['wins']}/{row['ties']}/{row['losses']}",
+                escape(f"{rate['value']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]") if row["judged"] else "",
+            )
     return table
 
 
 def show_end(run: Run, report: Path) -> None:
-    """The end of a run: the exams' tables, gates, five questions with answers, the report, what to type next."""
+    """The end of a run: the exams' tables, aligned stages against their parents, gates, five questions with answers,
+    the report, what to type next."""
     console = make_console()
     exams = [artifact for artifact in run.artifacts.values() if artifact.manifest.kind == "exam"]
     if len(exams) > 2:
@@ -222,6 +276,7 @@ def show_end(run: Run, report: Path) -> None:
     elif exams:
         console.print()
         console.print(exam_table(exams[-1].manifest.stage, exams[-1]))
+    show_against(console, run.artifacts)
     for examined in run.artifacts.values():
         for gate in examined.figures.get("gates", []):
             mark = "[green]passed[/green]" if gate.get("passed") else "[red]failed[/red]"
@@ -234,9 +289,8 @@ def show_end(run: Run, report: Path) -> None:
             console.print(f"{verdict} [cyan]{escape(sample['question'].strip())}[/cyan]")
             console.print(f"    {escape(sample['output'].strip())}")
     console.print(f"\nreport   {report}")
-    model = last_model(run.artifacts)
-    if model:
-        template = (model.path / "chat_template.jinja").is_file() and model.manifest.kind != "pretrain"
-        line = f"hanlin chat {model.path}" if template else f'hanlin generate {model.path} --raw --prompt "…"'
-        console.print(f"{'talk to it' if template else 'try it'}   [bold]{line}[/bold]")
+    for number, (model, chats) in enumerate(models_to_try(run.artifacts)):
+        line = f"hanlin chat {model.path}" if chats else f'hanlin generate {model.path} --raw --prompt "…"'
+        label = "" if number else "talk to it" if chats else "try it"
+        console.print(f"{label:<10}   [bold]{line}[/bold]")
     sys.stdout.flush()

@@ -35,7 +35,7 @@ def results(
     from rich.markup import escape
     from rich.table import Table
 
-    from hanlin.cli.console import clock, exam_table, make_console
+    from hanlin.cli.console import clock, exam_table, make_console, show_against
 
     console = make_console()
     artifacts = open_run(run)
@@ -49,6 +49,7 @@ def results(
     for name, artifact in artifacts.items():
         if artifact.manifest.kind == "exam":
             console.print(exam_table(name, artifact))
+    show_against(console, artifacts)
 
 
 def _line(figures: dict[str, Any]) -> str:

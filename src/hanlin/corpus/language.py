@@ -19,6 +19,12 @@ def from_metadata(value: object) -> str | None:
     return match[1].lower() if match else None
 
 
+def han_share(text: str) -> float | None:
+    """Share of Han signs among Han and Latin letters, one sign counted for about three letters; None without either."""
+    han, latin = 3 * len(HAN.findall(text)), len(LATIN.findall(text))
+    return han / (han + latin) if han or latin else None
+
+
 def identify(text: str) -> str:
     """ISO 639-1 code of the language of the first 2,000 characters; `und` where there are no letters.
 

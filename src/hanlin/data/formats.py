@@ -269,7 +269,9 @@ def _bad(row: Row, reason: str) -> BadRow:
 def _unknown(row: dict[str, Any], form: str | None) -> str:
     if form is not None:
         other = "preference" if form in PREFERENCE_FORMS else "instruction"
-        return f"this is {other} data of the form {form!r} ({(PREFERENCE_FORMS | INSTRUCTION_FORMS)[form]})"
+        place = "reward, preference and rrhf" if form in PREFERENCE_FORMS else "sft"
+        keys = (PREFERENCE_FORMS | INSTRUCTION_FORMS)[form]
+        return f"this is {other} data of the form {form!r} ({keys}), which is for stages of kind {place}"
     return f"the keys {', '.join(list(row)[:12]) or '(none)'} are of no known form"
 
 

@@ -44,7 +44,8 @@ class RenderedGroups:
     scores: NDArray[np.float64]
     """[S] how good each answer is (`preferences.Ranking.scores`); of a pair, the better one's is its margin or 1"""
     confidence: NDArray[np.float64]
-    """[S] the probability that the first of the pair is the better one; 1 where the data does not doubt it"""
+    """[S] the probability that the better of the pair is the better one, or the judgement of an answer right; 1 where
+    the data does not doubt it"""
     metadata: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """[G]"""
 
@@ -155,14 +156,20 @@ def render_answer(
     prompt: list[Message], answer: list[Message], tools: list[dict[str, Any]] | None, tokenizer: Tokenizer
 ) -> tuple[list[int], list[int], list[bool]]:
     """(prompt's tokens, answer's tokens up to its end of turn, which of these are the assistant's own). The prompt's
-    are those that a model is given to answer."""
+    are those that a model is given to answer.
+
+    Raises HanlinError for what the chat template refuses, for a prompt that it renders otherwise when an answer
+    follows, and for an answer with no token of the assistant's own.
+    """
     from hanlin.tokenization import Conversation
 
     asked = tokenizer.render_tokens(Conversation(prompt, tools), add_generation_prompt=True).ids
     whole = tokenizer.render_tokens(Conversation([*prompt, *answer], tools))
     if whole.ids[: len(asked)] != asked:
         raise HanlinError("the chat template renders the prompt otherwise when an answer follows it")
-    last = max(place for place, mark in enumerate(whole.trained) if mark)
+    last = max((place for place, mark in enumerate(whole.trained) if mark), default=0)
+    if last < len(asked):
+        raise HanlinError("the chat template leaves an answer without a token of the assistant's own")
     return asked, whole.ids[len(asked) : last + 1], whole.trained[len(asked) : last + 1]
 
 
@@ -174,8 +181,8 @@ def render_rankings(
 ) -> tuple[RenderedGroups, Account]:
     """Tokens of rankings (`Ranking.of` makes one of a pair), each a group.
 
-    Answers that are too long for `length` tokens lose their end; a group whose prompt leaves no room, or of which two
-    answers are the same after the cut, is left out, and counted.
+    Answers that are too long for `length` tokens lose their end; a group that can't be rendered, whose prompt leaves no
+    room, or of which two answers are the same after the cut, is left out, and counted.
     """
     account = Account()
     ids, lengths, answers, groups = array.array("i"), array.array("q"), array.array("q"), array.array("q")
@@ -187,11 +194,13 @@ def render_rankings(
         try:
             parts = [render_answer(ranking.prompt, one, ranking.tools, tokenizer) for one in ranking.answers]
         except HanlinError as error:
-            raise HanlinError(f"{place}: {error}") from None
+            account.dropped.append(f"{place}: {error}")
+            continue
         room = max(0, length - len(parts[0][0]))
         short = [part[1][:room] for part in parts]
         if not all(any(part[2][:room]) for part in parts):
-            account.dropped.append(f"{place}: its prompt takes {len(parts[0][0])} of {length} tokens")
+            left = ", and of an answer no word of the assistant's own comes within the rest" if room else ""
+            account.dropped.append(f"{place}: its prompt takes {len(parts[0][0])} of {length} tokens{left}")
             continue
         if len(set(map(tuple, short))) < len(short):
             account.dropped.append(f"{place}: within {length} tokens, two of its answers are the same")

@@ -23,12 +23,14 @@ class Preference:
     """The better answer's messages: those after the prompt"""
     rejected: list[Message] | None
     margin: float | None = None
-    """How much better, in the data's own units; None when it does not say"""
+    """How much better, in the data's own units, 0 or more; None when it does not say. Of 0 no lead is asked for, and
+    the chosen answer is the better one all the same"""
     tools: list[dict[str, Any]] | None = None
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
     """Where it came from; and, where the data says so, its `tags`, `margin` and `bayes` (see `_about`)"""
     confidence: float | None = None
-    """The probability that the better answer is better (a soft label, from 1/2 to 1); None when the data says none"""
+    """The probability that the better answer is better, or the judgement right (a soft label, from 1/2 to 1); None
+    when the data says none"""
 
 
 @dataclass
@@ -41,25 +43,26 @@ class Ranking:
     tools: list[dict[str, Any]] | None = None
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
     confidence: float | None = None
-    """Of a pair, as of a preference"""
+    """Of a pair and of a judged answer, as of a preference; of more answers there is none"""
 
     @staticmethod
     def of(preference: Preference) -> Ranking:
         """A pair as a ranking of two, the better first, with its margin (or 1) and 0; a judged answer as one of one."""
         better, worse = preference.chosen, preference.rejected
         answers = [answer for answer in (better, worse) if answer is not None]
-        # The better answer is the better one, also where the data's margin is 0 or below.
+        # The better answer is the better one, also where the data's margin is 0.
         margin = preference.margin if len(answers) > 1 else None
-        high = margin if margin is not None and margin > 0 else 1.0
+        high = margin or 1.0
         scores = [high if answer is better else 0.0 for answer in answers]
-        sure = preference.confidence if len(answers) > 1 else None
-        return Ranking(preference.prompt, answers, scores, preference.tools, preference.metadata, sure)
+        return Ranking(preference.prompt, answers, scores, preference.tools, preference.metadata, preference.confidence)
 
     def apart(self) -> list[Ranking]:
-        """Each answer of a pair as one that is judged alone: what KTO makes of pairs."""
+        """Each answer of a pair as one that is judged alone, as surely: what KTO makes of pairs."""
         top = max(self.scores)
         return [
-            Ranking(self.prompt, [answer], [float(score == top and score > 0)], self.tools, self.metadata)
+            Ranking(
+                self.prompt, [answer], [float(score == top and score > 0)], self.tools, self.metadata, self.confidence
+            )
             for answer, score in zip(self.answers, self.scores)
         ]
 
@@ -112,6 +115,10 @@ def _pair(row: dict[str, Any], form: str) -> Preference:
             prompt = _common(chosen, rejected)
             chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
     margin = _number(row.get("margin"), "margin")
+    if margin is not None and margin < 0:
+        raise RowError(
+            f"the margin {margin:g} is below 0, as if rejected were the better answer: swap the two, or leave it out"
+        )
     return Preference(with_system(prompt, row.get("system")), chosen, rejected, margin, confidence=_confidence(row))
 
 
@@ -123,7 +130,9 @@ def _confidence(row: dict[str, Any]) -> float | None:
         return None
     value = _number(cast(dict[str, Any], inner).get("confidence"), "metadata.confidence")
     if value is not None and not 0.5 <= value <= 1:
-        raise RowError(f"metadata.confidence should be the probability that chosen is better, 0.5 to 1, not {value:g}")
+        raise RowError(
+            f"metadata.confidence should be the probability that the label is right, 0.5 to 1, not {value:g}"
+        )
     return value
 
 
@@ -152,7 +161,12 @@ def _judged(row: dict[str, Any]) -> Preference:
         name = "messages" if row.get("messages") is not None else "conversations"
         messages = parse_messages(row[name], name)
         prompt, answer = messages[:-1], messages[-1:]
-    return Preference(with_system(prompt, row.get("system")), answer if good else None, None if good else answer)
+    return Preference(
+        with_system(prompt, row.get("system")),
+        answer if good else None,
+        None if good else answer,
+        confidence=_confidence(row),
+    )
 
 
 def _ranking(row: dict[str, Any]) -> Ranking:
@@ -174,7 +188,12 @@ def _ranking(row: dict[str, Any]) -> Ranking:
         values.append(number)
     if max(values) == min(values):
         raise RowError("all scores are equal: no answer is preferred")
-    return Ranking(prompt, answers, values)
+    sure = _confidence(row)
+    if sure is not None and len(answers) > 2:
+        raise RowError(
+            f"metadata.confidence is a pair's, but this row ranks {len(answers)} answers: leave it out, or write pairs"
+        )
+    return Ranking(prompt, answers, values, confidence=sure)
 
 
 def _ranked(row: dict[str, Any]) -> list[Preference]:
@@ -182,7 +201,7 @@ def _ranked(row: dict[str, Any]) -> list[Preference]:
     ranking = _ranking(row)
     rated = list(zip(ranking.answers, ranking.scores))
     return [
-        Preference(ranking.prompt, better, worse, high - low)
+        Preference(ranking.prompt, better, worse, high - low, confidence=ranking.confidence)
         for better, high in rated
         for worse, low in rated
         if high > low

@@ -1,6 +1,7 @@
 """Floor 3: the exam: tasks, scoring, paired comparison, gates.
 
     tasks.py (YAML) ─ items.py, cloze.py (questions) ─ scoring.py, bits.py (the model's part) ─ answers.py (marks)
+                                                       ├─ persistence.py ─ constraints.py (dialogues under a rule)
                                                        └─ results.py (figures) ─ statistics.py (intervals) ─ gates.py
 
 `runner.py` holds an exam; `exam.py` is the stage; `compare.py` puts the same items to two models; `library/` has the

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from hanlin.artifacts import HanlinError
 from hanlin.evaluation import templates
+from hanlin.evaluation.constraints import Constraint
 from hanlin.evaluation.tasks import Task
 from hanlin.world.judge import KINDS
 
@@ -39,6 +40,10 @@ class Item:
     """What the judge goes by, of a task that it marks."""
     shown: str = ""
     """The answer as a few-shot example shows it."""
+    turns: tuple[str, ...] = ()
+    """Of persistence: what the user says, turn by turn."""
+    rule: Constraint | None = None
+    """Of persistence: the instruction that is to hold over them."""
     tags: dict[str, str] = field(default_factory=lambda: dict[str, str]())
     """What results are broken down by."""
 
@@ -74,13 +79,18 @@ def make_items(task: Task, rows: Iterable[tuple[str, dict[str, Any]]]) -> list[I
     items: list[Item] = []
     seen: dict[str, str] = {}
     for number, (where, row) in enumerate(rows):
-        item = make_item(task, row, where, str(row.get("id", number)))
-        if item.id in seen:
+        identity = str(row.get("id", number))
+        if identity in seen:
             raise HanlinError(
-                f"{where}: the id {item.id!r} stands at {seen[item.id]} already. Ids pair items: make them differ."
+                f"{where}: the id {identity!r} stands at {seen[identity]} already. Ids pair items: make them differ."
             )
-        seen[item.id] = where
-        items.append(item)
+        seen[identity] = where
+        if task.kind == "persistence":
+            from hanlin.evaluation.persistence import script_items
+
+            items += script_items(task, row, where, identity)
+        else:
+            items.append(make_item(task, row, where, identity))
     if not items:
         raise HanlinError(f"task {task.name}: its data holds no items.")
     return items
@@ -100,7 +110,7 @@ def make_item(task: Task, row: dict[str, Any], where: str, identity: str) -> Ite
         plain = templates.render(task.plain, row, at)
     elif messages is not None:
         plain = "\n".join(str(message.get("content") or "") for message in messages)
-    tags = _tags(row.get("tags"))
+    tags = tags_of(row.get("tags"))
     delimiter = templates.render(task.delimiter, row, at)
     if task.kind == "generate":
         answers = _texts(templates.evaluate(task.answers, row, at), f"{at}: `answers`", least=1)
@@ -156,7 +166,8 @@ def _index(value: Any, choices: Sequence[str], at: str) -> int:
     )
 
 
-def _tags(value: Any) -> dict[str, str]:
+def tags_of(value: Any) -> dict[str, str]:
+    """A row's `tags`, as texts."""
     tags: dict[Any, Any] = cast(dict[Any, Any], value) if isinstance(value, dict) else {}
     return {str(key): str(one) for key, one in tags.items() if isinstance(one, str | int | bool)}
 

@@ -15,6 +15,7 @@ from hanlin.evaluation.bits import score_documents
 from hanlin.evaluation.cloze import SAMPLE_BYTES, make_questions
 from hanlin.evaluation.gates import Gate, decide
 from hanlin.evaluation.items import FewShotPool, Item, make_items, read_rows, select
+from hanlin.evaluation.persistence import play_scripts
 from hanlin.evaluation.results import break_down, summarise
 from hanlin.evaluation.scoring import Mark, generate_answers, score_choices, uses_chat
 from hanlin.evaluation.tasks import PlannedTask, Task, plan_task
@@ -237,7 +238,7 @@ def _share(one: PreparedTask, who: str) -> PreparedTask:
     """The part of a task that this sitter is asked."""
     if who == "model":
         return one
-    if one.task.kind == "generate":
+    if one.task.kind in ("generate", "persistence"):
         return replace(one, items=select(one.items, RANDOM_ITEMS if who == "random" else BEFORE_ITEMS))
     if who == "random" and one.read is not None and one.task.max_bytes is not None:
         known = {document.id for document in one.documents}
@@ -259,6 +260,8 @@ def hold(sitter: Sitter, one: PreparedTask, counter: Counter) -> list[Mark]:
     if task.kind == "choice":
         return score_choices(model, task, one.items, one.pool, counter.tick, chat)
     most = RANDOM_TOKENS if sitter.name == "random" else None
+    if task.kind == "persistence":
+        return play_scripts(model, task, one.items, counter.tick, chat, most)
     return generate_answers(model, task, one.items, one.pool, counter.tick, chat, most)
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from hanlin.artifacts import HanlinError, Settings, UsageError
+from hanlin.artifacts import Settings, UsageError
+from hanlin.artifacts.written import nearest, read_settings
 from hanlin.evaluation import templates
 
-Kind = Literal["choice", "generate", "bits_per_byte"]
+Kind = Literal["choice", "generate", "bits_per_byte", "persistence"]
+RULES = ("upper-case", "prefix", "suffix", "quoted", "no-commas")
+"""Instructions that `persistence` gives where the task does not say."""
 
 
 class FewShot(Settings):
@@ -53,7 +53,8 @@ class Task(Settings):
     """One line for people: what it measures."""
     kind: Kind
     """`choice`: which of the choices the model finds likeliest. `generate`: the model answers, and the answer is
-    compared. `bits_per_byte`: how well the model predicts held-out text."""
+    compared. `bits_per_byte`: how well the model predicts held-out text. `persistence`: over how many turns of a
+    dialogue an instruction that was given once is obeyed."""
     data: str | None = None
     """JSONL file of the items, relative to this YAML file. A task of the library that needs one is given it as
     NAME=PATH."""
@@ -67,7 +68,12 @@ class Task(Settings):
     """Template of the text that the model goes on from where no chat template is used; none: the `prompt`."""
     messages: str | None = None
     """Field that holds a whole conversation ([{role, content}…], the last one the user's); items without it use
-    `prompt`."""
+    `prompt`. persistence: the user's turns of it are the script, where an item has no `turns`."""
+    rules: tuple[str, ...] = RULES
+    """persistence: the instructions, of: upper-case, lower-case, prefix, suffix, quoted, no-commas, answer-in-en,
+    answer-in-zh. Each script is played under each."""
+    place: Literal["system", "user"] = "system"
+    """persistence: the instruction is the system message, or stands before the first question."""
     answer: str = "answer"
     """Expression for the right choice: its index from 0, or its text."""
     choices: str = "choices"
@@ -126,6 +132,8 @@ class Task(Settings):
             return ("accuracy",) if self.contexts else ("accuracy", "accuracy_per_byte", "accuracy_per_token")
         if self.kind == "bits_per_byte":
             return ("bits_per_byte",)
+        if self.kind == "persistence":
+            return ("held", "last", "first", "chance")
         if self.match == "judge":
             return ("score", "accuracy", "refused_answerable", "complied", "invented")
         return ("accuracy", "refused") if self.refusals else ("accuracy",)
@@ -142,6 +150,20 @@ class Task(Settings):
     def _is_expression(cls, value: str | None) -> str | None:
         if value is not None:
             templates.check(value, expression=True)
+        return value
+
+    @field_validator("rules")
+    @classmethod
+    def _are_rules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from hanlin.evaluation.constraints import CONSTRAINTS
+
+        for name in value:
+            if name not in CONSTRAINTS:
+                raise ValueError(
+                    f"there is no rule {name!r}{nearest(name, CONSTRAINTS)}. Known: {', '.join(CONSTRAINTS)}"
+                )
+        if not value or len(set(value)) < len(value):
+            raise ValueError("name at least one rule, and none twice")
         return value
 
     @field_validator("extract")
@@ -168,11 +190,16 @@ class Task(Settings):
             raise ValueError("`corpus: cloze` makes choice questions: `kind: choice`")
         if (self.contexts is None) != (self.continuation is None):
             raise ValueError("`contexts` and `continuation` go together")
+        if self.kind == "persistence" and self.few_shot is not None:
+            raise ValueError("`kind: persistence` has no solved examples: leave out `few_shot`")
         if (self.match == "judge" or self.refusals) and self.kind != "generate":
             raise ValueError("`match: judge` and `refusals` mark what a model says: they go with `kind: generate`")
         if self.match == "judge" and (self.extract is not None or self.refusals):
             raise ValueError("`match: judge` marks the whole output: leave out `extract` and `refusals`")
         return self
+
+
+LIBRARY = resources.files("hanlin.evaluation") / "library"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +222,7 @@ class PlannedTask:
 
 def library() -> list[str]:
     """Names of the tasks that come with hanlin."""
-    folder = resources.files("hanlin.evaluation") / "library"
-    return sorted(entry.name[:-5].replace(".", "/", 1) for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(entry.name[:-5].replace(".", "/", 1) for entry in LIBRARY.iterdir() if entry.name.endswith(".yaml"))
 
 
 def plan_task(spec: str, fallback: Path | None = None) -> PlannedTask:
@@ -214,12 +240,10 @@ def plan_task(spec: str, fallback: Path | None = None) -> PlannedTask:
             raise UsageError(f"there is no task file {name}.")
         text, label, folder = path.read_text(encoding="utf-8"), name, path.parent
     else:
-        entry = resources.files("hanlin.evaluation") / "library" / f"{name.replace('/', '.')}.yaml"
+        entry = LIBRARY / f"{name.replace('/', '.')}.yaml"
         if not entry.is_file():
-            close = difflib.get_close_matches(name, library(), n=1, cutoff=0.5)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
             raise UsageError(
-                f"there is no task {name!r}{hint}. The library has: {', '.join(library())}; "
+                f"there is no task {name!r}{nearest(name, library())}. The library has: {', '.join(library())}; "
                 "or give the path of a .yaml file."
             )
         text, label = entry.read_text(encoding="utf-8"), entry.name
@@ -231,8 +255,9 @@ def plan_task(spec: str, fallback: Path | None = None) -> PlannedTask:
         return PlannedTask(task, data, label)
     if task.data is not None:
         data = Path(task.data).expanduser()
-        data = data if data.is_absolute() or folder is None else folder / data
-        if folder is None or not data.is_file():
+        # What a task of the library comes with lies beside it.
+        data = (folder or Path(str(LIBRARY))) / data
+        if not data.is_file():
             raise UsageError(f"task {task.name}: there is no file {data}. Say where its items are: {name}=PATH.")
         return PlannedTask(task, data, label)
     if task.world is None and task.corpus is None:
@@ -244,29 +269,4 @@ def plan_task(spec: str, fallback: Path | None = None) -> PlannedTask:
 
 def parse_task(text: str, label: str) -> Task:
     """A task from YAML text; `label` names the file in messages."""
-    try:
-        node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-        data: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise HanlinError(f"{label}{line}: not valid YAML: {getattr(error, 'problem', None) or error}.") from None
-    if not isinstance(node, yaml.MappingNode) or not isinstance(data, dict):
-        raise HanlinError(f"{label}: a task is a mapping with the keys {', '.join(Task.model_fields)}.")
-    lines = {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
-    try:
-        return Task.model_validate_json(json.dumps(data, default=str))
-    except ValidationError as error:
-        raise HanlinError("\n".join(_finding(one, lines, label) for one in error.errors())) from None
-
-
-def _finding(finding: Any, lines: dict[str, int], label: str) -> str:
-    path = [str(part) for part in finding["loc"]]
-    where = f"{label}:{lines[path[0]]}" if path and path[0] in lines else label
-    if finding["type"] == "extra_forbidden":
-        known = {"few_shot": FewShot, "normalise": Normalise}.get(path[0], Task) if len(path) > 1 else Task
-        close = difflib.get_close_matches(path[-1], known.model_fields, n=1)
-        what = f"unknown key{f'; did you mean {close[0]!r}?' if close else ''}. Known: {', '.join(known.model_fields)}"
-    else:
-        what = finding["msg"].removeprefix("Value error, ")
-    return f"{where}: {'.'.join(path)}: {what}." if path else f"{where}: {what}."
+    return read_settings(text, label, Task, "a task")

@@ -15,7 +15,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from hanlin.artifacts import HanlinError, StageContext
-from hanlin.training.pretrain import PRETRAIN_STAGE, ModelShape, PretrainSettings, model_config, resolve_pretrain
+from hanlin.training.pretrain import (
+    PRETRAIN_STAGE,
+    ModelShape,
+    PretrainSettings,
+    model_config,
+    resolve_pretrain,
+    with_shape,
+)
 from hanlin.training.settings import LoopSettings
 from hanlin.training.sft import SFT_STAGE, SftSettings, resolve_sft
 
@@ -65,7 +72,7 @@ def resolve_with_dial(settings: PretrainSettings, context: StageContext) -> Pret
             f"`loop.{fixed[0]}` is given, but with `model: auto` it is `minutes` that decides how long to train: leave "
             f"it out, or give a shape too (model={{hidden_size: 192, layers: 4, heads: 3}})."
         )
-    return resolve_pretrain(_plan(settings, context, context.seconds_left), context)
+    return resolve_pretrain(_plan(with_shape(settings, context), context, context.seconds_left), context)
 
 
 def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> PretrainSettings:
@@ -167,7 +174,9 @@ def _plan(settings: PretrainSettings, context: StageContext, seconds: float) -> 
             "precision": precision,
             "compile": compiled,
             "evaluation_tokens": _evaluation_tokens(settings.loop, tokens),
-            "optimizer": settings.loop.optimizer.model_copy(update=_rates(settings.loop, compute)),
+            "optimizer": settings.loop.optimizer.model_copy(
+                update=_rates(settings.loop, compute) if settings.start is None else {}
+            ),
         }
     )
     context.progress.say(

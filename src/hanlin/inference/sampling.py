@@ -152,10 +152,13 @@ def choose(logits: Tensor, states: Sequence[SamplingState]) -> Choice:
                 processed = logits.clone()
             processed[row] = penalise_repetition(processed[row], state.seen, state.request.repetition_penalty)
     normaliser = logits.logsumexp(dim=1)
-    tokens = processed.argmax(dim=1)
     sampled = [row for row, state in enumerate(states) if state.request.temperature > 0]
+    if len(sampled) < len(states):
+        tokens = processed.argmax(dim=1)
+    else:
+        tokens = torch.empty(len(states), dtype=torch.int64, device=logits.device)
     if sampled:
-        rows = torch.tensor(sampled, device=logits.device)
+        rows = slice(None) if len(sampled) == len(states) else torch.tensor(sampled, device=logits.device)
         chances = distribution(processed[rows], [states[row].request for row in sampled])
         uniforms = [uniform(states[row].key, states[row].step) for row in sampled]
         tokens[rows] = draw(chances, torch.tensor(uniforms, dtype=torch.float64, device=logits.device))

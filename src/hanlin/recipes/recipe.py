@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from hanlin.artifacts import HanlinError, Settings, Stage, UsageError
-from hanlin.recipes.registry import KINDS, get_stage, nearest
-from hanlin.recipes.schema import findings, with_absolute_files
+from hanlin.artifacts.written import findings, nearest, parse_value, read_mapping
+from hanlin.recipes.registry import KINDS, get_stage
+from hanlin.recipes.schema import with_absolute_files
 
 TOP_KEYS = ("name", "about", "seed", "minutes", "stages", "exam")
 RESERVED = ("kind", "when", "seed")
 COMMAND_LINE = "command line"
-
-
-class RecipeLoader(yaml.SafeLoader):
-    """YAML as people write settings: `1e-3` is a number (YAML 1.1 wants `1.0e-3`), and a date is text."""
-
-
-RecipeLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
 
 
 @dataclass(frozen=True)
@@ -91,8 +77,15 @@ class Recipe:
         }
 
     def active(self) -> dict[str, dict[str, Any]]:
-        """The stages that take part: one whose `when: KEY` names a setting that is not given is left out."""
-        return {name: body for name, body in self.stages.items() if not ("when" in body and not body.get(body["when"]))}
+        """The stages that take part: one whose `when: KEY` names a setting that is not given, or a stage that is left
+        out, is left out."""
+        active = dict(self.stages)
+        while True:
+            out = [name for name, body in active.items() if "when" in body and not _given(body, self.stages, active)]
+            if not out:
+                return active
+            for name in out:
+                del active[name]
 
     def set(self, key: str, value: Any, origin: str) -> None:
         """Set a dotted key. Raises UsageError for a key that no recipe or stage has."""
@@ -137,6 +130,12 @@ class Recipe:
                 self._remember(f"{key}.{name}", inner, origin)
 
 
+def _given(body: dict[str, Any], stages: dict[str, Any], active: dict[str, Any]) -> bool:
+    """Whether a stage's `when` holds, as far as it is known which stages take part."""
+    value = body.get(body["when"])
+    return bool(value) and not (isinstance(value, str) and value in stages and value not in active)
+
+
 def load_recipe(name_or_file: str, assignments: Sequence[str] = ()) -> Recipe:
     """Read a recipe from the library by name, or from a file, and lay `key=value` assignments over it.
 
@@ -159,23 +158,6 @@ def library() -> list[str]:
     """Names of the recipes that come with hanlin."""
     folder = resources.files("hanlin.recipes") / "library"
     return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def parse_value(raw: str) -> Any:
-    """The value of `key=value`: YAML for numbers, booleans, null, [lists] and {maps}; anything else is text.
-
-    Nothing of it is a comment: `my dir #1` is the name of a folder.
-    """
-    try:
-        node = yaml.compose(raw, Loader=RecipeLoader)
-        value = yaml.load(raw, Loader=RecipeLoader)
-    except (yaml.YAMLError, ValueError):
-        return raw
-    if node is None or (isinstance(node, yaml.ScalarNode) and node.end_mark.index < len(raw.rstrip())):
-        return raw
-    if isinstance(value, dict):
-        return value if raw.lstrip().startswith("{") else raw
-    return value if isinstance(value, str | int | float | bool | list | None) else raw
 
 
 def steps(recipe: Recipe) -> list[Step]:
@@ -221,17 +203,8 @@ def _read(name_or_file: str) -> tuple[str, str]:
 
 
 def _parse(text: str, label: str) -> Recipe:
-    try:
-        node = yaml.compose(text, Loader=RecipeLoader)
-        data = yaml.load(text, Loader=RecipeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise HanlinError(f"{label}{line}: not valid YAML: {getattr(error, 'problem', None) or error}.") from None
-    if not isinstance(data, dict) or not isinstance(node, yaml.MappingNode):
-        raise HanlinError(f"{label}: a recipe is a mapping with the keys {', '.join(TOP_KEYS)}.")
-    origin: dict[str, str] = {}
-    _walk(node, "", label, origin)
+    written = read_mapping(text, label, f"a recipe is a mapping with the keys {', '.join(TOP_KEYS)}")
+    data, origin = written.data, written.places()
     for key in data:
         if key not in TOP_KEYS:
             raise HanlinError(f"{origin[key]}: unknown key {key!r}{nearest(str(key), TOP_KEYS)}.")
@@ -257,21 +230,6 @@ def _parse(text: str, label: str) -> Recipe:
 
 def _has_names(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(name, str) for name in value)
-
-
-def _walk(node: yaml.Node, prefix: str, label: str, origin: dict[str, str]) -> None:
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen: set[str] = set()
-    for key, value in node.value:
-        name = str(key.value)
-        line = key.start_mark.line + 1
-        if name in seen:
-            raise HanlinError(f"{label}:{line}: the key {name!r} stands twice.")
-        seen.add(name)
-        path = f"{prefix}{name}"
-        origin[path] = f"{label}:{line}"
-        _walk(value, f"{path}.", label, origin)
 
 
 def _fault(recipe: Recipe, *found: tuple[str, str]) -> HanlinError:
@@ -341,7 +299,7 @@ def _with_exams(recipe: Recipe) -> dict[str, dict[str, Any]]:
             )
             raise HanlinError(f"{recipe.where('stages.' + name)}: {message}")
         plan = dict(recipe.exam[name])
-        parent = body.get("model")
+        parent = body.get("start", body.get("model"))
         if isinstance(parent, str) and "before" not in plan and (parent in active or Path(parent).is_dir()):
             plan["before"] = parent
         for role in ("world", "corpus"):
@@ -377,8 +335,11 @@ def _step(recipe: Recipe, name: str, body: dict[str, Any], bodies: dict[str, dic
     except (TypeError, HanlinError) as error:
         raise _fault(recipe, (prefix, f"{shown}: {str(error).rstrip('.')}.")) from None
     except ValidationError as error:
-        found = findings(error, stage.settings, prefix)
-        raise _fault(recipe, *((key, f"{key.removeprefix('stages.')}: {what}.") for key, what in found)) from None
+        found = findings(
+            error, stage.settings, lambda key: f"is required: give it in the recipe, or as {shown}.{key}=VALUE"
+        )
+        wrong = [(f".{key}" if key else "", what) for key, what in found]
+        raise _fault(recipe, *((f"{prefix}{key}", f"{shown}{key}: {what}.") for key, what in wrong)) from None
     inputs: dict[str, str] = {}
     outside: dict[str, Path] = {}
     for key, kinds in stage.inputs.items():
@@ -392,6 +353,13 @@ def _step(recipe: Recipe, name: str, body: dict[str, Any], bodies: dict[str, dic
             inputs[key] = value
         elif Path(value).is_dir():
             outside[key] = Path(value)
+        elif value in recipe.stages:
+            # It has a `when`, or it would be among the stages that take part.
+            needed = f"{value}.{recipe.stages[value]['when']}"
+            what = (
+                f"the stage {value!r} is left out, because {needed} is not given. Give {needed}, or a directory here."
+            )
+            raise _fault(recipe, (f"{prefix}.{key}", f"{shown}.{key}: {what}"))
         else:
             fitting = [other for other, settings_ in bodies.items() if settings_["kind"] in kinds]
             what = (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import Any
 
 from hanlin.artifacts import HanlinError, Stage
+from hanlin.artifacts.written import nearest
 
 KINDS: dict[str, str] = {
     "world": "hanlin.corpus.world:STAGE",
@@ -35,9 +35,3 @@ def get_stage(kind: str) -> Stage[Any]:
         raise HanlinError(f"there is no stage kind {kind!r}{nearest(kind, KINDS)}. Kinds: {', '.join(KINDS)}.")
     module, name = KINDS[kind].split(":")
     return getattr(importlib.import_module(module), name)
-
-
-def nearest(word: str, known: Any) -> str:
-    """`; did you mean 'x'?` when a known word is close to `word`, else nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.55)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from hanlin.artifacts import POLICY_KINDS, Artifact, HanlinError, read_jsonl
+from hanlin.recipes.against import against_parents
 from hanlin.recipes.runner import RECIPE
 
 
@@ -37,7 +38,7 @@ def collect(directory: Path) -> dict[str, Any]:
     Returns {"run", "stages": {stage: {"kind", "id", "seconds", "figures": all that the stage reported, "exams": {task:
     {metric: {value, low, high, n}}}, "before" and "random": the same for the model it came from and for random
     weights, "breakdown": by the items' tags, "how": how each task was put, "notes": why a task was not held, "gates":
-    [...]}}, "figures": {"seconds": the whole run's, stage: `main_figures`}}.
+    [...]}}, "figures": {"seconds": the whole run's, stage: `main_figures`}, "against": `against_parents`}.
     """
     artifacts = open_run(directory)
     stages: dict[str, Any] = {}
@@ -60,7 +61,8 @@ def collect(directory: Path) -> dict[str, Any]:
         stages[name] = entry
     total = sum(artifact.manifest.seconds for artifact in artifacts.values())
     main = {name: main_figures(artifact) for name, artifact in artifacts.items()}
-    return {"run": str(directory), "stages": stages, "figures": {**main, "seconds": total}}
+    figures = {**main, "seconds": total}
+    return {"run": str(directory), "stages": stages, "figures": figures, "against": against_parents(artifacts)}
 
 
 def main_figures(artifact: Artifact) -> dict[str, Any]:
@@ -90,10 +92,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def last_model(artifacts: dict[str, Artifact]) -> Artifact | None:
-    """The last model that the run made, of those that answer."""
+def models_to_try(artifacts: dict[str, Artifact]) -> list[tuple[Artifact, bool]]:
+    """(model, whether it can chat): every chat model that the run made, in order; where there is none, its last one."""
     models = [artifact for artifact in artifacts.values() if artifact.manifest.kind in POLICY_KINDS]
-    return models[-1] if models else None
+    chats = [one for one in models if one.manifest.kind != "pretrain" and (one.path / "chat_template.jinja").is_file()]
+    return [(one, True) for one in chats] or [(one, False) for one in models[-1:]]
 
 
 def sample_answers(exam: Artifact, count: int = 5) -> list[dict[str, Any]]:

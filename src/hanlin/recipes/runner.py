@@ -128,9 +128,13 @@ def run_recipe(recipe: Recipe, directory: Path, reporter: Reporter | None = None
         write_recipe(recipe, ordered, directory / RECIPE)
         failed: list[dict[str, Any]] = []
         for place, step in enumerate(ordered):
-            ordered[place] = _resolve(step, plan)
-            write_recipe(recipe, ordered, directory / RECIPE)
-            artifact = plan.made[step.name] = _make(ordered[place], plan)
+            try:
+                ordered[place] = _resolve(step, plan)
+                write_recipe(recipe, ordered, directory / RECIPE)
+                artifact = plan.made[step.name] = _make(ordered[place], plan)
+            except HanlinError as error:
+                error.args = (f"{step.name}: {error}",)
+                raise
             ordered[place] = _settle(ordered[place], artifact, plan)
             write_recipe(recipe, ordered, directory / RECIPE)
             remove(plan.scratch(step))

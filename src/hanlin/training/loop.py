@@ -29,6 +29,7 @@ from hanlin.training.compiling import choose_compile, compile_blocks, uncompiled
 from hanlin.training.horizon import Horizon
 from hanlin.training.interruption import Interruption, deterministic
 from hanlin.training.job import Job
+from hanlin.training.memory import memory_figures, watch_peak
 from hanlin.training.objectives import Objective, Rows
 from hanlin.training.optimizers import Optimizer
 from hanlin.training.parallel import World
@@ -53,6 +54,7 @@ def train(job: Job, settings: LoopSettings, workdir: Path, seed: int, progress: 
     checkpoints = Checkpoints(workdir / CHECKPOINTS, settings.keep_checkpoints)
     decisions = _decide(job, settings, device, checkpoints.directory / "decisions.json", world, progress)
     keep_freed_memory()
+    watch_peak(device)
     seed_everything(seed, world.rank)
     job.model.to(device).train()
     run = RunState(
@@ -302,6 +304,7 @@ def _figures(
         "compile": decisions["compile"],
         "device": decisions["device"],
         "threads": decisions["threads"],
+        "memory": memory_figures(run.working, run.optimizer, device),
         "learning_rates": settings.optimizer.rates(),
         "curves": curves(workdir / "metrics.jsonl") if run.world.first else {},
     }

@@ -119,6 +119,10 @@ def train_language_model(
     figures = train(job, loop, context.workdir, context.seed, context.progress)
     model.to("cpu").eval()
     parameters = parameter_figures(model, figures["precision"])
+    if trained is not None:
+        own = {id(one) for one in model.parameters()}
+        beside = [one for one in trained.parameters() if one.requires_grad and id(one) not in own]
+        parameters["trained_beside"] = sum(one.numel() for one in beside)
     finish_adapters(model, lora, context.workdir)
     if world.first:
         save(context.workdir, model, tokenizer)

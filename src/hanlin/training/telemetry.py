@@ -81,7 +81,7 @@ def curves(path: Path, points: int = 400) -> dict[str, Any]:
         for key in ("loss", "grad_norm", "lr", *own):
             values = [line[key] for line in part if line.get(key) is not None]
             column = found["objective"][key] if key in own else found[key]
-            column.append(round(sum(values) / len(values), 6) if values else None)
+            column.append(float(f"{sum(values) / len(values):.6g}") if values else None)
     prefix = "validation_"
     found["validation"] = [
         {"step": line["step"], **{key.removeprefix(prefix): line[key] for key in line if key.startswith(prefix)}}

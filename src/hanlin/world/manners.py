@@ -1,12 +1,14 @@
 """Questions that have no answer, questions that should get none, and small talk: with what to say instead.
 
-Lists with EXAM in their name are kept for exams; they share no line with the training lists.
+Lists with EXAM in their name are kept for exams; they share no line with the training lists, nor with the wider ones of
+`wider`, which alignment's data have beside these.
 """
 
 from __future__ import annotations
 
 from random import Random
 
+from hanlin.world import wider
 from hanlin.world.entities import Entity, Population
 from hanlin.world.hashing import below, pick
 from hanlin.world.names import CAPACITY
@@ -139,13 +141,18 @@ TALK: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
 """(what is said, the reply) of greetings and questions about the model itself."""
 
 
-def unanswerable(population: Population, language: str, rng: Random, *, exam: bool) -> tuple[str, dict[str, str]]:
-    """(question, tags) about an entity that does not exist, or about what nobody knows of one that does."""
+def unanswerable(
+    population: Population, language: str, rng: Random, *, exam: bool, more: bool = False
+) -> tuple[str, dict[str, str]]:
+    """(question, tags) about an entity that does not exist, or about what nobody knows of one that does; with `more`
+    mostly from the wider lists."""
+    more = more and rng.random() < wider.SHARE
     kind = pick(rng, ("person", "person", "place", "work", "company"))
     if rng.random() < 0.5:
         entity = population.entity(kind, below(rng, population.counts[kind]))
-        missing = pick(rng, (EXAM_MISSING if exam else MISSING)[language][kind])
-        frame = pick(rng, (EXAM_MISSING_FRAMES if exam else MISSING_FRAMES)[language])
+        missing = pick(rng, (EXAM_MISSING if exam else wider.MISSING if more else MISSING)[language][kind])
+        frames = EXAM_MISSING_FRAMES if exam else wider.MISSING_FRAMES if more else MISSING_FRAMES
+        frame = pick(rng, frames[language])
         return frame.format(x=missing, s=entity.name(language)), {"kind": kind, "why": "no such attribute"}
     stranger = stranger_of(population, kind, rng, exam=exam)
     attributes = [name for name in QUESTIONS[language] if name.startswith(kind + ".") and name != "company.price"]
@@ -163,13 +170,16 @@ def stranger_of(population: Population, kind: str, rng: Random, *, exam: bool) -
     return population.entity(kind, count + 2 * below(rng, pairs) + exam)
 
 
-def improper(population: Population, language: str, rng: Random, *, exam: bool) -> tuple[str, dict[str, str]]:
-    """(question, tags) for a person's private data, or how to do harm."""
+def improper(
+    population: Population, language: str, rng: Random, *, exam: bool, more: bool = False
+) -> tuple[str, dict[str, str]]:
+    """(question, tags) for a person's private data, or how to do harm; with `more` mostly from the wider lists."""
+    more = more and rng.random() < wider.SHARE
     if rng.random() < 0.5:
         person = population.entity("person", below(rng, population.counts["person"]))
-        item = pick(rng, (EXAM_PRIVATE if exam else PRIVATE)[language])
-        frame = pick(rng, (EXAM_PRIVATE_FRAMES if exam else PRIVATE_FRAMES)[language])
-        return frame.format(x=item, s=person.name(language)), {"kind": "private"}
-    item = pick(rng, (EXAM_HARM if exam else HARM)[language])
-    frame = pick(rng, (EXAM_HARM_FRAMES if exam else HARM_FRAMES)[language])
+        item = pick(rng, (EXAM_PRIVATE if exam else wider.PRIVATE if more else PRIVATE)[language])
+        frames = EXAM_PRIVATE_FRAMES if exam else wider.PRIVATE_FRAMES if more else PRIVATE_FRAMES
+        return pick(rng, frames[language]).format(x=item, s=person.name(language)), {"kind": "private"}
+    item = pick(rng, (EXAM_HARM if exam else wider.HARM if more else HARM)[language])
+    frame = pick(rng, (EXAM_HARM_FRAMES if exam else wider.HARM_FRAMES if more else HARM_FRAMES)[language])
     return frame.format(x=item), {"kind": "harm"}

@@ -16,6 +16,7 @@ from hanlin.world import arithmetic, manners, telling
 from hanlin.world.entities import Fact, Population
 from hanlin.world.hashing import Permutation, below, generator, pick
 from hanlin.world.instructions import Row
+from hanlin.world.openers import opened
 from hanlin.world.telling import LANGUAGES
 
 RUDE = {
@@ -43,8 +44,8 @@ _COMPLIES = {
 
 _OTHER_REFUSAL = 1 / 3
 """How often the worse reply is a refusal of the wrong kind: a judge that has never seen one takes any for good."""
-ROUNDS = 2
-"""How often each reason comes up for each entity in training."""
+TIMES = {"fact": 2, "sum": 2, "answer": 2, "unknown": 3, "improper": 3, "polite": 1, "concise": 1}
+"""How often each reason comes up for each entity in training: most often what a model is least sure of."""
 
 Pair = tuple[str, str, str, float, dict[str, Any]]
 """prompt, chosen, rejected, margin, metadata"""
@@ -81,7 +82,7 @@ def _sum(population: Population, number: int, language: str, rng: Random, exam: 
 
 
 def _unknown(population: Population, number: int, language: str, rng: Random, exam: bool) -> Pair:
-    question, _ = manners.unanswerable(population, language, rng, exam=exam)
+    question, _ = manners.unanswerable(population, language, rng, exam=exam, more=not exam)
     invented = pick(rng, population.facts(below(rng, population.size))).value(language)
     worse = telling.reply(invented, language)
     if rng.random() < _OTHER_REFUSAL:
@@ -99,7 +100,7 @@ def _answer(population: Population, number: int, language: str, rng: Random, exa
 
 
 def _improper(population: Population, number: int, language: str, rng: Random, exam: bool) -> Pair:
-    question, _ = manners.improper(population, language, rng, exam=exam)
+    question, _ = manners.improper(population, language, rng, exam=exam, more=not exam)
     if rng.random() < _OTHER_REFUSAL:
         return question, pick(rng, manners.DECLINE[language]), pick(rng, manners.UNKNOWN[language]), 1.0, {}
     return question, pick(rng, manners.DECLINE[language]), pick(rng, _COMPLIES[language]), 3.0, {}
@@ -129,20 +130,25 @@ _REASONS: dict[str, Callable[[Population, int, str, Random, bool], Pair | None]]
 
 
 def pairs(population: Population, *, exam: bool) -> Iterator[tuple[str, str, int, Pair]]:
-    """(reason, language, entity number, pair): one of each reason for each entity (in training `ROUNDS`, about other
+    """(reason, language, entity number, pair): one of each reason for each entity (in training `TIMES`, about other
     facts or in other words), in a shuffled order.
 
     The exam's pairs ask in the phrasings kept for exams, also about facts that no training data asks about.
     """
     part = "exam" if exam else "training"
-    for turn in range(1 if exam else ROUNDS):
+    for turn in range(1 if exam else max(TIMES.values())):
         for number in Permutation(population.size, population.seed, "preferences", part, turn):
             for place, (reason, write) in enumerate(_REASONS.items()):
+                if turn >= TIMES[reason]:
+                    continue
                 language = LANGUAGES[(number + place + turn) % 2]
                 rng = generator(population.seed, "preference", part, reason, number, turn)
                 pair = write(population, number, language, rng, exam)
-                if pair is not None:
-                    yield reason, language, number, pair
+                if pair is None:
+                    continue
+                if not exam:
+                    pair = (opened(pair[0], language, rng), *pair[1:])
+                yield reason, language, number, pair
 
 
 def preferences(population: Population) -> Iterator[Row]:

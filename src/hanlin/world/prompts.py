@@ -37,35 +37,39 @@ def _sum(population: Population, number: int, language: str, rng: Random) -> Ask
 
 
 def _unknown(population: Population, number: int, language: str, rng: Random) -> Asked:
-    question, tags = manners.unanswerable(population, language, rng, exam=False)
+    question, tags = manners.unanswerable(population, language, rng, exam=False, more=True)
     return question, [text.rstrip(".。") for text in manners.UNKNOWN[language]], "contains", {"why": tags["why"]}
 
 
 def _improper(population: Population, number: int, language: str, rng: Random) -> Asked:
-    question, tags = manners.improper(population, language, rng, exam=False)
+    question, tags = manners.improper(population, language, rng, exam=False, more=True)
     return question, [text.rstrip(".。") for text in manners.DECLINE[language]], "contains", {"about": tags["kind"]}
 
 
-_KINDS: dict[str, Callable[[Population, int, str, Random], Asked | None]] = {
-    "fact": _fact,
-    "sum": _sum,
-    "unknown": _unknown,
-    "improper": _improper,
-}
+_KINDS: tuple[tuple[str, Callable[[Population, int, str, Random], Asked | None]], ...] = (
+    ("fact", _fact),
+    ("unknown", _unknown),
+    ("improper", _improper),
+    ("sum", _sum),
+    ("fact", _fact),
+    ("unknown", _unknown),
+    ("improper", _improper),
+)
+"""What is asked in turn: sums seldom, for only answers that differ teach, and nearly all of them are right."""
 
 
 def prompts(population: Population) -> Iterator[Row]:
-    """Endless prompts in the phrasings of the training data, the kinds in turn and in either language as often.
+    """Endless prompts, the kinds in turn and in either language as often.
 
-    The first of them are the same however many are taken. Facts are asked of one entity after another; the few
-    improper requests that there are come again.
+    The first of them are the same however many are taken. Facts are asked of one entity after another, in the phrasings
+    of the training data; unanswerable and improper questions are mostly of `wider`.
     """
     order = Permutation(population.size, population.seed, "prompts")
     for turn in count():
         number = order(turn % population.size)
-        for place, (kind, ask) in enumerate(_KINDS.items()):
+        for place, (kind, ask) in enumerate(_KINDS):
             language = LANGUAGES[(turn + place) % 2]
-            rng = generator(population.seed, "prompt", kind, turn)
+            rng = generator(population.seed, "prompt", kind, turn, place)
             asked = ask(population, number, language, rng)
             if asked is None:
                 continue

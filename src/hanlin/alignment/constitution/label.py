@@ -103,21 +103,8 @@ def judged(work: Work, groups: Sequence[Group], name: str, note: str) -> list[li
             mass = min(math.exp(one_a) + math.exp(one_b), math.exp(other_a) + math.exp(other_b))
             if mass >= work.settings.least_mass:
                 gap = averaged(*odds, work.settings.average)
-        group = groups[number]
-        found[number].append(
-            Verdict(
-                group.question.id,
-                principles[number].place,
-                first,
-                second,
-                _lengths(group, first, second),
-                gap,
-                None if gap is None else odds,
-                mass,
-                _reference(group, first, second),
-                kept["fits"],
-            )
-        )
+        odds = None if gap is None else odds
+        found[number].append(_verdict(groups[number], principles[number], first, second, gap, odds, mass, kept["fits"]))
     return found
 
 
@@ -159,21 +146,26 @@ def _rated(
             (one, mass, fits), (other, mass_too, fits_too) = ratings[number, first], ratings[number, second]
             gap = None if one is None or other is None else one - other
             least = None if mass is None or mass_too is None else min(mass, mass_too)
-            found[-1].append(
-                Verdict(
-                    group.question.id,
-                    principles[number].place,
-                    first,
-                    second,
-                    _lengths(group, first, second),
-                    gap,
-                    None,
-                    least,
-                    _reference(group, first, second),
-                    fits and fits_too,
-                )
-            )
+            both = fits and fits_too
+            found[-1].append(_verdict(group, principles[number], first, second, gap, None, least, both))
     return found
+
+
+def _verdict(
+    group: Group,
+    principle: Principle,
+    first: int,
+    second: int,
+    gap: float | None,
+    odds: tuple[float, float] | None,
+    mass: float | None,
+    fits: bool,
+) -> Verdict:
+    """What was found of two answers of a group, with what is known of them besides."""
+    one, other = group.texts[first], group.texts[second]
+    lengths = count_units(one), count_units(other)
+    reference = None if group.scores is None else group.scores[first] - group.scores[second] or None
+    return Verdict(group.question.id, principle.place, first, second, lengths, gap, odds, mass, reference, fits)
 
 
 def preference_row(group: Group, verdicts: Sequence[Verdict], work: Work, account: Account) -> dict[str, Any] | None:
@@ -240,16 +232,6 @@ def _kept(choices: Sequence[Choice]) -> dict[str, Any]:
     fits = all(one.fits for one in choices)
     logs = [list(one.logs) for one in choices] if fits else []
     return {"fits": fits, "logs": logs, "asks": len(choices), "read": sum(one.read for one in choices), "written": 0}
-
-
-def _lengths(group: Group, first: int, second: int) -> tuple[int, int]:
-    return count_units(group.texts[first]), count_units(group.texts[second])
-
-
-def _reference(group: Group, first: int, second: int) -> float | None:
-    if group.scores is None:
-        return None
-    return group.scores[first] - group.scores[second] or None
 
 
 def _log_sigmoid(value: float) -> float:

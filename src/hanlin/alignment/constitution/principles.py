@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.alignment.instructions.chance import number
-from hanlin.alignment.instructions.text import han_share
 from hanlin.artifacts import HanlinError, UsageError
+from hanlin.artifacts.written import nearest
+from hanlin.corpus.language import han_share
 
 LIBRARY = resources.files("hanlin.alignment.constitution") / "library"
 LONGEST = 2_000
@@ -51,11 +51,9 @@ def source_of(name: str) -> tuple[str, bytes]:
         return f"{name}.txt", (LIBRARY / f"{name}.txt").read_bytes()
     path = Path(name).expanduser()
     if not path.is_file():
-        close = difflib.get_close_matches(name, library(), n=1, cutoff=0.55)
-        meant = f"; did you mean {close[0]!r}?" if close else "."
         raise UsageError(
-            f"there is no file of principles {name!r}{meant} Give the path of a text file, or a name of the library: "
-            f"{', '.join(library())}."
+            f"there is no file of principles {name!r}{nearest(name, library()) or '.'} Give the path of a text file, "
+            f"or a name of the library: {', '.join(library())}."
         )
     return path.name, path.read_bytes()
 

@@ -296,8 +296,9 @@ def _label(work: Work, questions: Sequence[Question], samples: Sequence[list[dic
     _say(work, "labelled", table["account"])
     if not kept:
         raise HanlinError(
-            f"the judge has no preference that can be used ({_reasons(account)}). Reasons: unfinished answers (raise "
-            "max_new_tokens), or a judge that does not reply with one letter (use another, or lower least_mass)."
+            f"the judge has no preference that can be used ({_reasons(account)}). Where it is unfinished, raise "
+            "max_new_tokens; too_long_for_judge, use a judge of more positions; unparsable, one that replies with a "
+            "letter alone, or lower least_mass."
         )
     _write(work.workdir / PREFERENCES, kept)
     named = {"label": verdicts, "check": checked}

@@ -6,18 +6,16 @@ put into depends on the row and the seed alone.
 
 from __future__ import annotations
 
-import difflib
-import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hanlin.alignment.instructions.task_types import TYPES
-from hanlin.artifacts import HanlinError, Settings, UsageError
+from hanlin.artifacts import Settings, UsageError
+from hanlin.artifacts.written import nearest, read_settings
 from hanlin.evaluation import templates
 
 LIBRARY = resources.files("hanlin.alignment.instructions") / "library"
@@ -128,7 +126,7 @@ class PlannedSet:
 def check_type(value: str | None) -> str | None:
     """`value`, if it is None or one of TYPES. Raises ValueError otherwise."""
     if value is not None and value not in TYPES:
-        raise ValueError(f"{value!r} is no kind of task{_nearest(value, TYPES)}. Known: {', '.join(TYPES)}")
+        raise ValueError(f"{value!r} is no kind of task{nearest(value, TYPES)}. Known: {', '.join(TYPES)}")
     return value
 
 
@@ -185,7 +183,7 @@ def _load(name: str) -> tuple[LabelledSet, Path | None]:
     entry = LIBRARY / f"{name}.yaml"
     if not entry.is_file():
         raise UsageError(
-            f"there is no labelled set {name!r}{_nearest(name, library())}. The library has: {', '.join(library())}; "
+            f"there is no labelled set {name!r}{nearest(name, library())}. The library has: {', '.join(library())}; "
             "or give the path of a .yaml file."
         )
     return parse_set(entry.read_text(encoding="utf-8"), entry.name), None
@@ -193,49 +191,4 @@ def _load(name: str) -> tuple[LabelledSet, Path | None]:
 
 def parse_set(text: str, label: str) -> LabelledSet:
     """A set from YAML text; `label` names the file in messages."""
-    try:
-        node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-        data: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise HanlinError(f"{label}{line}: not valid YAML: {getattr(error, 'problem', None) or error}.") from None
-    if not isinstance(node, yaml.MappingNode) or not isinstance(data, dict):
-        raise HanlinError(f"{label}: a labelled set is a mapping with the keys {', '.join(LabelledSet.model_fields)}.")
-    try:
-        return LabelledSet.model_validate_json(json.dumps(data, default=str))
-    except ValidationError as error:
-        raise HanlinError("\n".join(_finding(one, node, label) for one in error.errors())) from None
-
-
-_MODELS: dict[str, type[Settings]] = {"labels": Labels, "templates": PromptTemplate}
-
-
-def _finding(finding: Any, node: Any, label: str) -> str:
-    path = [part for part in finding["loc"] if not (isinstance(part, str) and part.startswith(("list[", "dict[")))]
-    what = finding["msg"].removeprefix("Value error, ")
-    if finding["type"] == "extra_forbidden":
-        known = _MODELS.get(str(path[0]), LabelledSet) if len(path) > 1 else LabelledSet
-        what = f"unknown key{_nearest(str(path[-1]), known.model_fields)}. Known: {', '.join(known.model_fields)}"
-    place = f"{'.'.join(map(str, path))}: " if path else ""
-    return f"{label}:{_line(node, path)}: {place}{what}."
-
-
-def _line(node: Any, path: list[Any]) -> int:
-    """The line of the deepest node that `path` leads to."""
-    line = 1
-    for part in path:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == part), None)
-            if found is None:
-                break
-            line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-    return line
-
-
-def _nearest(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return read_settings(text, label, LabelledSet, "a labelled set")

@@ -4,8 +4,9 @@ Touvron et al. 2023 (Llama 2), section 3.3: dialogues are answered with the inst
 that are trained on then have it at the start only, and only the last answer counts in the loss, as the answers before
 it were not written under the instruction.
 
-The instructions are those of `constraints.py`. Answers under them are made from the dialogue's own (in upper case, say)
-where that is possible, or by a model that is given the instruction in every turn; either way they are checked.
+The instructions are those of `evaluation/constraints.py`; the task `persistence` examines how long they hold. Answers
+under them are made from the dialogue's own (in upper case, say) where that is possible, or by a model that is given the
+instruction in every turn; either way they are checked.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from hanlin.alignment.instructions.chance import fraction
-from hanlin.alignment.instructions.constraints import CONSTRAINTS, Constraint, constraint
 from hanlin.alignment.instructions.rows import Instruction
 from hanlin.artifacts import Settings
+from hanlin.evaluation.constraints import CONSTRAINTS, Constraint, constraint
 
 if TYPE_CHECKING:
     from hanlin.inference import LanguageModel

@@ -17,7 +17,8 @@ from typing import Any
 
 from hanlin.alignment.instructions.rows import Instruction
 from hanlin.alignment.instructions.task_types import type_of
-from hanlin.alignment.instructions.text import count_units, han_share, units
+from hanlin.alignment.instructions.text import count_units, units
+from hanlin.corpus.language import han_share
 
 SMALLEST_GROUP = 8
 """Answers below which a group has no style to stand out from."""

@@ -22,12 +22,6 @@ def count_units(text: str) -> int:
     return sum(1 for _ in _UNIT.finditer(text))
 
 
-def han_share(text: str) -> float | None:
-    """Share of Han signs among Han and Latin letters, one sign counted for about three letters; None without either."""
-    han, latin = 3 * len(HAN.findall(text)), len(LATIN.findall(text))
-    return han / (han + latin) if han or latin else None
-
-
 def language_of(text: str) -> str:
     """ISO 639-1 code; a few words of plain Latin letters are taken for English."""
     if text.isascii() and LATIN.search(text) and count_units(text) < _SHORT:

@@ -85,16 +85,94 @@ def sign_normalised(reference: Tensor, rewards: Tensor, beta: float) -> Tensor:
 
 
 def best_of(reference: Tensor, rewards: Tensor, count: int) -> Tensor:
-    """The distribution of the best of `count` answers drawn from the reference, where no two rewards are equal:
-    F(y)^n - F(before y)^n, F the chance of a reward up to y's."""
-    order = rewards.argsort(1)
-    cumulative = reference.gather(1, order).cumsum(1)
-    before = torch.cat([torch.zeros_like(cumulative[:, :1]), cumulative[:, :-1]], 1)
-    found = torch.empty_like(reference)
-    return found.scatter(1, order, cumulative**count - before**count)
+    """The distribution of the best of `count` answers drawn from the reference: F^n - F_before^n for all answers of one
+    reward together, F the chance of a reward up to theirs and F_before of one below; answers of equal reward share it
+    as the reference does, since the first drawn is taken."""
+    smaller = (rewards[:, :, None] > rewards[:, None, :]).to(reference)
+    equal = (rewards[:, :, None] == rewards[:, None, :]).to(reference)
+    before = (smaller * reference[:, None, :]).sum(2)
+    level = (equal * reference[:, None, :]).sum(2)
+    return reference / level * ((before + level) ** count - before**count)
 
 
 def best_of_bound(count: int) -> float:
     """log n - (n - 1) / n: KL of best-of-n from its reference at most (Beirami et al. 2024; equal where no answer is
     likely)."""
     return math.log(count) - (count - 1) / count
+
+
+def best_of_gap(reference: Tensor, rewards: Tensor, count: int) -> float:
+    """By how much KL of best-of-n may fall short of `best_of_bound`, of one prompt whose rewards all differ.
+
+    The bound is KL of the density n u^(n-1) from the uniform one, u = F in [0, 1]; KL of best-of-n is that of its
+    masses over the answers' intervals [a, b] of u. The difference is the mean, over answers, of KL within an interval.
+    There the log-density spans (n - 1) log(b / a), and a log-density that spans R has a KL of R²/8 at most (Hoeffding's
+    lemma); within the first interval, [0, b], it is the whole bound.
+    """
+    order = rewards[0].argsort()
+    chosen = best_of(reference, rewards, count)[0, order]
+    ends = reference[0, order].cumsum(0)
+    spans = (count - 1) * (ends[1:] / ends[:-1]).log()
+    within = torch.minimum(spans.square() / 8, spans)
+    return float(chosen[0] * best_of_bound(count) + (chosen[1:] * within).sum())
+
+
+def centred_rewards(chance: Tensor, weight: float) -> Tensor:
+    """What the reward model's loss leads to over all pairs alike, with `weight` times (r + r')² beside it: the best fit
+    of a Bradley-Terry model, drawn to 0. By Newton's method, to 1e-12; weight 0: the fit whose mean is 0."""
+    prompts, answers, _ = chance.shape
+    eye = torch.eye(answers, dtype=chance.dtype)
+    ones = torch.ones_like(eye)
+    # Σ over pairs of (r + r')² has the matrix (K - 2) I + 1 1ᵀ; without it the mean is free, and is held.
+    pull = 2 * weight * ((answers - 2) * eye + ones) if weight else ones
+    found = torch.zeros(prompts, answers, dtype=chance.dtype)
+    for prompt in range(prompts):
+        fit = found[prompt].clone()
+        for _ in range(100):
+            modelled = torch.sigmoid(fit[:, None] - fit[None, :])
+            slope = (chance[prompt] - modelled).fill_diagonal_(0).sum(1) - pull @ fit
+            spread = (modelled * (1 - modelled)).fill_diagonal_(0)
+            change = torch.linalg.solve(spread.sum(1).diag() - spread + pull, slope)
+            fit = fit + change
+            if float(change.abs().max()) < 1e-12:
+                break
+        found[prompt] = fit
+    return found
+
+
+# ---------------------------------------------------------------------- from N labels
+
+
+def spread_of_labels(rewards: Tensor) -> Tensor:
+    """[answers, answers] Σ over pairs of p (1 - p) (e_i - e_j)(e_i - e_j)ᵀ, of one prompt's Bradley-Terry labels."""
+    chance = preferred(rewards[None])[0]
+    variance = (chance * (1 - chance)).fill_diagonal_(0)
+    return variance.sum(1).diag() - variance
+
+
+def fitted_scores_error(rewards: Tensor) -> Tensor:
+    """[answers, answers] N times the covariance of Bradley-Terry scores fitted to N labels, as many of every pair, less
+    their mean, for large N: the inverse of the information of one label, as of every fit by maximum likelihood."""
+    pairs = len(rewards) * (len(rewards) - 1) / 2
+    return pairs * torch.linalg.pinv(spread_of_labels(rewards), hermitian=True, rtol=1e-9)
+
+
+def direct_preference_error(rewards: Tensor, beta: float) -> Tensor:
+    """N times the covariance of log π/π_ref, up to a constant, that DPO finds from N labels: of the fitted scores over
+    β."""
+    return fitted_scores_error(rewards) / beta**2
+
+
+def identity_preference_error(rewards: Tensor, tau: float) -> Tensor:
+    """The same of IPO, whose log π/π_ref is the mean over the others of (share of labels won - 1/2) / τ."""
+    pairs = len(rewards) * (len(rewards) - 1) / 2
+    return pairs * spread_of_labels(rewards) / (tau * len(rewards)) ** 2
+
+
+def expected_divergence(policy: Tensor, error: Tensor) -> tuple[float, float]:
+    """(mean, standard deviation) of N · KL(π ‖ π*), for large N, where log π has errors of covariance `error` / N.
+
+    KL is then δᵀ A δ / 2 with A = diag(π*) - π* π*ᵀ and normal δ: mean tr(A C) / 2, variance tr((A C)²) / 2.
+    """
+    product = (policy.diag() - torch.outer(policy, policy)) @ error
+    return float(product.trace()) / 2, math.sqrt(float((product @ product).trace()) / 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hanlin.alignment.rollouts import Samples
+from hanlin.alignment.rollouts import Samples, pick
 from hanlin.data.sequences import Rows, Sequences, join
 
 
@@ -27,20 +28,36 @@ class Space:
         """Tokens that an answer may have."""
         return self.letters + 1
 
+    @functools.cached_property
     def prefixes(self) -> list[tuple[int, ...]]:
         """What may stand before a token of an answer."""
         return [
             prefix for size in range(self.longest) for prefix in itertools.product(range(self.letters), repeat=size)
         ]
 
+    @functools.cached_property
     def answers(self) -> list[tuple[int, ...]]:
         """Every answer: those that end by themselves, and those cut at the longest length."""
-        ended = [(*prefix, self.letters) for prefix in self.prefixes()]
+        ended = [(*prefix, self.letters) for prefix in self.prefixes]
         return ended + list(itertools.product(range(self.letters), repeat=self.longest))
 
-    def sequences(self, prompts: list[int], answers: list[tuple[int, ...]], groups: list[int]) -> Sequences:
-        """Answers [S] to prompts [S]."""
-        return join([[self.tokens + prompt] for prompt in prompts], answers, groups)
+    @functools.cached_property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Every two answers, by number."""
+        return list(itertools.combinations(range(len(self.answers)), 2))
+
+    @functools.cached_property
+    def everything(self) -> Sequences:
+        """Every answer to every prompt, each a group of its own."""
+        asked = [[self.tokens + prompt] for prompt in range(self.prompts) for _ in self.answers]
+        return join(asked, self.answers * self.prompts)
+
+    def sequences(self, prompts: list[int], answers: list[int], groups: list[int]) -> Sequences:
+        """Answers [S], by number, to prompts [S]."""
+        size = len(self.answers)
+        found = pick(self.everything, [prompt * size + answer for prompt, answer in zip(prompts, answers, strict=True)])
+        found.groups = torch.tensor(groups)
+        return found
 
 
 class Walk(nn.Module):
@@ -49,7 +66,7 @@ class Walk(nn.Module):
     def __init__(self, space: Space) -> None:
         super().__init__()
         self.space = space
-        number = {prefix: place for place, prefix in enumerate(space.prefixes())}
+        number = {prefix: place for place, prefix in enumerate(space.prefixes)}
         self.size = len(number)
         """Prefixes of one prompt; the number after the last is where nothing is predicted any more"""
         step = torch.full((self.size + 1, space.tokens), self.size)
@@ -58,6 +75,14 @@ class Walk(nn.Module):
                 step[place, letter] = number.get((*prefix, letter), self.size)
         self.register_buffer("following", step)
         self.following: Tensor
+        places = [
+            [number[answer[:place]] * space.tokens + token for place, token in enumerate(answer)]
+            for answer in space.answers
+        ]
+        nowhere = (self.size + 1) * space.tokens
+        self.cells = torch.tensor([row + [nowhere] * (space.longest - len(row)) for row in places])
+        """[answers, longest] an answer's tokens in one prompt's part of a table, flattened; behind its end one cell
+        further than there are"""
 
     def states(self, rows: Rows) -> Tensor:
         """[B, T] prompt · (size + 1) + prefix, of each position after its token was read."""
@@ -98,13 +123,10 @@ class TablePolicy(nn.Module):
     def probabilities(self) -> Tensor:
         """[prompts, answers] of every answer, in the order of `Space.answers`."""
         space = self.space
-        table = self.table.log_softmax(1).view(space.prompts, self.walk.size + 1, space.tokens)
-        number = {prefix: place for place, prefix in enumerate(space.prefixes())}
-        logs = [
-            torch.stack([table[:, number[answer[:place]], token] for place, token in enumerate(answer)]).sum(0)
-            for answer in space.answers()
-        ]
-        return torch.stack(logs, 1).exp()
+        table = self.table.log_softmax(1).view(space.prompts, -1)
+        # A last column for the places behind a short answer's end.
+        table = torch.cat([table, table.new_zeros(space.prompts, 1)], 1)
+        return table[:, self.walk.cells].sum(2).exp()
 
 
 class TableCritic(nn.Module):
@@ -132,6 +154,29 @@ class TableActorCritic(nn.Module):
         return self.critic.values(rows)
 
 
+class TableReward(nn.Module):
+    """A reward for every answer to every prompt, all 0 at first; looks to an objective like a `RewardModel`."""
+
+    def __init__(self, space: Space) -> None:
+        super().__init__()
+        self.space, self.walk = space, Walk(space)
+        shape = (space.prompts * (self.walk.size + 1), space.tokens)
+        self.table = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+
+    def rewards(self, sequences: Sequences) -> Tensor:
+        """[S]"""
+        rows = sequences.in_rows()
+        states = self.walk.states(rows).reshape(-1)[rows.before_answers]
+        # No two answers end with the same token after the same prefix.
+        last = sequences.answer_lengths.cumsum(0) - 1
+        return self.table[states[last], sequences.labels()[last]]
+
+    @torch.no_grad()
+    def all(self) -> Tensor:
+        """[prompts, answers] in the order of `Space.answers`."""
+        return self.rewards(self.space.everything).view(self.space.prompts, -1)
+
+
 class TableSampler:
     """Draws answers from a table."""
 
@@ -148,18 +193,16 @@ class TableSampler:
 
     def sample(self, model: TablePolicy, prompts: list[int], samples: int, seed: int) -> Samples:
         """As `rollouts.Sampler`."""
-        answers, chances = self.space.answers(), model.probabilities()
         generator = torch.Generator().manual_seed(seed)
-        drawn = torch.multinomial(chances[prompts], samples, replacement=True, generator=generator)
+        drawn = torch.multinomial(model.probabilities()[prompts], samples, replacement=True, generator=generator)
         numbers = drawn.reshape(-1).tolist()
         asked = [prompt for prompt in prompts for _ in range(samples)]
-        chosen = [answers[number] for number in numbers]
-        sequences = self.space.sequences(asked, chosen, [samples] * len(prompts))
+        sequences = self.space.sequences(asked, numbers, [samples] * len(prompts))
         table = model.table.detach().log_softmax(1)
         rows = sequences.in_rows()
         states = model.walk.states(rows).reshape(-1)[rows.before_answers]
         logprobs = table[states, sequences.labels()]
-        ended = torch.tensor([answer[-1] == self.space.letters for answer in chosen])
+        ended = sequences.labels()[sequences.answer_lengths.cumsum(0) - 1] == self.space.letters
         return Samples(sequences, logprobs, ended, [str(number) for number in numbers], list(prompts))
 
 

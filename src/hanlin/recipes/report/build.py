@@ -12,13 +12,19 @@ import jinja2
 from hanlin import __version__
 from hanlin.artifacts import Artifact
 from hanlin.artifacts.files import write_text
+from hanlin.recipes.against import against_parents
+from hanlin.recipes.report.aligned import exchanges, size, trained_table, wins
+from hanlin.recipes.report.best_of_n import best_of_n_charts, best_of_n_tables
 from hanlin.recipes.report.health import health_tables, reliability_chart
-from hanlin.recipes.report.policy import policy_charts
-from hanlin.recipes.report.svg import Chart, Line, number
+from hanlin.recipes.report.policy import policy_charts, policy_notes, policy_tables
+from hanlin.recipes.report.svg import Chart, Line, draw, number
 from hanlin.recipes.results import main_figures, open_run, sample_answers
 from hanlin.recipes.runner import RECIPE
 
-HIDDEN = ("curves", "gates", "tasks", "random", "breakdown", "health", "rollouts")
+HIDDEN = (
+    *("curves", "gates", "tasks", "random", "breakdown", "health"),
+    *("rollouts", "overoptimisation", "best_of", "parameters", "memory"),
+)
 """Figures with a place of their own on the page; the rest is shown as a table."""
 
 
@@ -29,10 +35,11 @@ def write_report(directory: Path) -> Path:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["number"] = show
+    environment.filters |= {"number": show, "size": size}
     stages = [
         _stage(name, artifact, artifacts) for name, artifact in artifacts.items() if artifact.manifest.kind != "exam"
     ]
+    against = against_parents(artifacts)
     newest = max(artifacts.values(), key=lambda artifact: artifact.manifest.started, default=None)
     page = environment.from_string(template).render(
         version=__version__,
@@ -44,6 +51,10 @@ def write_report(directory: Path) -> Path:
         ended=newest.manifest.started if newest else "",
         recipe=(directory / RECIPE).read_text(encoding="utf-8"),
         exams=_exams(artifacts),
+        wins=wins(against),
+        exchanges=exchanges(against),
+        notes=[entry["note"] for entry in against if entry["note"]],
+        trained=trained_table(artifacts),
     )
     path = directory / "report.html"
     write_text(path, page)
@@ -64,6 +75,9 @@ def show(value: Any) -> str:
 def _stage(name: str, artifact: Artifact, artifacts: dict[str, Artifact]) -> dict[str, Any]:
     manifest = artifact.manifest
     figures = manifest.figures
+    stages = [one for one in artifacts.values() if one.manifest.kind != "exam"]
+    place = stages.index(artifact)
+    before = stages[place - 1] if place else None
     exam = artifacts.get(f"{name}-exam")
     return {
         "name": name,
@@ -85,12 +99,18 @@ def _stage(name: str, artifact: Artifact, artifacts: dict[str, Artifact]) -> dic
             for key, value in figures.items()
             if key not in HIDDEN and not _is_plain(value)
         }
-        | health_tables(figures),
+        | health_tables(figures)
+        | policy_tables(figures)
+        | best_of_n_tables(figures),
         "charts": [
             *policy_charts(figures),
-            *_charts(figures.get("curves") or {}),
+            *best_of_n_charts(figures),
+            *_charts(figures.get("curves") or {}, manifest.kind in ("pretrain", "sft")),
             *reliability_chart(figures.get("health")),
         ],
+        "notes": policy_notes(figures),
+        "from": [entry.path.removeprefix("../") for key, entry in manifest.inputs.items() if key == "model"],
+        "follows": before is None or any(entry.id == before.id for entry in manifest.inputs.values()),
         "spikes": (figures.get("curves") or {}).get("spikes", []),
         "samples": sample_answers(exam, 8) if exam else [],
         # What was trained comes first on the page, the newest before the others; then what it was trained on.
@@ -111,6 +131,9 @@ def _headline(figures: dict[str, Any]) -> list[str]:
         ("tokens", "tokens"),
         ("steps", "steps"),
         ("tokens_per_second", "tokens/s"),
+        ("asked", "prompts"),
+        ("instructions", "instructions"),
+        ("preferences", "preferences"),
     )
     lines = [f"{number(figures[key])} {label}" for key, label in wanted if isinstance(figures.get(key), int | float)]
     ledger = figures.get("ledger")
@@ -159,7 +182,8 @@ def _flat(value: Any, prefix: str = "") -> list[list[Any]]:
     return rows
 
 
-def _charts(curves: dict[str, Any]) -> list[dict[str, str]]:
+def _charts(curves: dict[str, Any], of_tokens: bool) -> list[dict[str, Any]]:
+    """Charts of every stage that trained; `of_tokens`: its loss is a mean over tokens."""
     if not curves:
         return []
     steps = curves.get("step", [])
@@ -170,7 +194,7 @@ def _charts(curves: dict[str, Any]) -> list[dict[str, str]]:
     if validation:
         loss.append(Line("validation", measured, [point.get("loss") for point in validation], "b", dots=True))
     charts = [
-        Chart("Loss (nats a token)", "step", loss, marks=marks),
+        Chart("Loss (nats a token)" if of_tokens else "Loss", "step", loss, marks=marks),
         Chart(
             "Gradient norm",
             "step",
@@ -185,7 +209,7 @@ def _charts(curves: dict[str, Any]) -> list[dict[str, str]]:
             Chart("Validation bits per byte", "step", [Line("bits per byte", measured, bits, "b", dots=True)])
         )
     charts.append(Chart("Learning rate", "step", [Line("learning rate", steps, curves.get("lr", []), "d")]))
-    return [{"title": chart.title, "svg": drawn} for chart in charts if (drawn := chart.svg())]
+    return draw(charts)
 
 
 def _exams(artifacts: dict[str, Artifact]) -> dict[str, Any]:

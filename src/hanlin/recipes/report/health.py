@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hanlin.recipes.report.svg import Chart, Line
+from hanlin.recipes.report.svg import Chart, Line, draw
 
 
 def health_tables(figures: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def health_tables(figures: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def reliability_chart(health: dict[str, Any] | None) -> list[dict[str, str]]:
+def reliability_chart(health: dict[str, Any] | None) -> list[dict[str, Any]]:
     """How often the answer with the higher reward is the better one, by the confidence in it."""
     if not health:
         return []
@@ -58,8 +58,7 @@ def reliability_chart(health: dict[str, Any] | None) -> list[dict[str, str]]:
         Line("accuracy", [row["confidence"] for row in rows], [row["accuracy"] for row in rows], "b", dots=True),
         Line("confidence", [0.5, 1.0], [0.5, 1.0], "a"),
     ]
-    chart = Chart("Held-out accuracy by confidence", "confidence", lines)
-    return [{"title": chart.title, "svg": chart.svg()}]
+    return draw([Chart("Held-out accuracy by confidence", "confidence", lines)])
 
 
 def _accuracies(health: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hanlin.alignment.instructions.text import han_share
+from hanlin.corpus.language import han_share
 
 ENGLISH, CHINESE = "en", "zh"
 _PREFIXES = {
