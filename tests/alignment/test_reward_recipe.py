@@ -10,7 +10,7 @@ from hanlin.artifacts import Artifact, HanlinError
 from hanlin.models.reward import load_reward_model
 from hanlin.recipes.recipe import load_recipe, steps
 from hanlin.recipes.report.build import write_report
-from hanlin.recipes.results import collect, last_model
+from hanlin.recipes.results import collect, models_to_try
 from hanlin.recipes.runner import run_recipe
 from tests.alignment.toy import make_model, make_pairs
 
@@ -41,7 +41,7 @@ def test_it_runs_without_an_exam_and_is_done_once(recipe: Path, tmp_path: Path) 
     loaded = load_recipe(str(recipe), ["judge.least_accuracy=0.6"])
     assert [step.name for step in steps(loaded)] == ["judge"]
     run = run_recipe(loaded, tmp_path / "run")
-    assert run.failed_gates == [] and last_model(run.artifacts) is None
+    assert run.failed_gates == [] and models_to_try(run.artifacts) == []
     artifact = Artifact.load(tmp_path / "run/judge")
     names = set(artifact.manifest.files)
     assert {"config.json", "model.safetensors", "health.json", "distance.safetensors", "member-2/config.json"} <= names

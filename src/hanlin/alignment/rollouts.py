@@ -11,6 +11,7 @@ rollout that it was in the middle of, and makes the others again as they were.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Callable
@@ -18,7 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -269,7 +272,7 @@ class Rollouts:
 
     def _prompt(self, place: int) -> int:
         epoch, index = divmod(place, self.sampler.prompts)
-        return int(permutation(self.sampler.prompts, self.seed, "prompts", epoch)[index])
+        return int(_order(self.sampler.prompts, self.seed, epoch)[index])
 
     def _sampling_seed(self, number: int) -> int:
         return self.seed * 1_000_003 + number
@@ -417,3 +420,9 @@ def pick(batch: Sequences, indices: list[int]) -> Sequences:
         layout=batch.layout,
         marks=None if batch.marks is None else batch.marks[marks],
     )
+
+
+@functools.lru_cache(maxsize=2)
+def _order(prompts: int, seed: int, epoch: int) -> NDArray[np.integer]:
+    """In which order the prompts are asked; it is looked at once for every prompt."""
+    return permutation(prompts, seed, "prompts", epoch)
