@@ -16,7 +16,7 @@ from hanlin.data.formats import INSTRUCTION_FORMS, PREFERENCE_FORMS, PlainText, 
 from hanlin.data.preferences import Preference, read_preferences
 from hanlin.tokenization import Conversation, Message
 
-SHARED = Path("/work/shared/data")
+SHARED = Path(__file__).parents[3] / "shared/data"
 TOOL = {"name": "find", "description": "finds", "parameters": {"type": "object", "properties": {}}}
 CALL: dict[str, Any] = {"type": "function", "function": {"name": "find", "arguments": {"q": "a"}}}
 WRAPPED = {"type": "function", "function": TOOL}

@@ -15,7 +15,7 @@ from hanlin.artifacts import HanlinError, UsageError
 from hanlin.evaluation.items import FewShotPool, make_items, read_rows, select
 from hanlin.evaluation.tasks import Task, library, parse_task, plan_task
 
-SHARED = Path("/work/shared/data/evaluation")
+SHARED = Path(__file__).parents[3] / "shared/data/evaluation"
 
 
 def task(**fields: object) -> Task:
