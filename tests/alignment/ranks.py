@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,6 +20,7 @@ from hanlin.artifacts import Silent
 from hanlin.training.job import Job
 from hanlin.training.loop import train
 from hanlin.training.settings import LoopSettings, SpikeSettings
+from tests.ranks import begin_ranks
 
 
 class Speaker(TableSampler):
@@ -64,27 +61,8 @@ def learn(folder: Path, rank: int) -> dict[str, Tensor]:
 
 
 def work(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     save_file(learn(folder / "together", rank), folder / f"{rank}.safetensors")
-    dist.destroy_process_group()
-
-
-def main() -> None:
-    folder = Path(sys.argv[1])
-    children: list[int] = []
-    for rank in range(2):
-        child = os.fork()
-        if child == 0:
-            try:
-                work(rank, folder)
-                os._exit(0)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-        children.append(child)
-    sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
 
 
 if __name__ == "__main__":
-    main()
+    begin_ranks(work)

@@ -56,9 +56,9 @@ def test_the_errors_are_those_of_repeated_fits():
 
 
 def test_a_course_is_told_only_beyond_its_error():
-    assert fit_curve(curve(0.2, 0.5, 0.3, noise=0.01), "gold")["course"] == "falls"  # type: ignore[index]
-    assert fit_curve(curve(3.0, 0.1, 0.3, noise=0.01), "gold")["course"] == "rises"  # type: ignore[index]
-    assert fit_curve(curve(0.0, 0.0, 0.3, noise=0.2), "gold")["course"] == "level"  # type: ignore[index]
+    for alpha, beta, noise, told in ((0.2, 0.5, 0.01, "falls"), (3.0, 0.1, 0.01, "rises"), (0.0, 0.0, 0.2, "level")):
+        fit = fit_curve(curve(alpha, beta, 0.3, noise=noise), "gold")
+        assert fit is not None and fit["course"] == told
 
 
 def test_too_few_points_give_no_fit():

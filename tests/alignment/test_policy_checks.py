@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file
 
 from hanlin.alignment import reference, rewards
 from hanlin.alignment.actor_critic import ActorCritic
@@ -40,8 +36,7 @@ from tests.alignment.test_policy_gradient import make_prompts, settings_of
 from tests.alignment.test_policy_gradient import plain as easy_reward
 from tests.alignment.toy import make_model, tiny_config
 from tests.data.corpora import make_shards
-
-ROOT = Path(__file__).parents[2]
+from tests.ranks import run_ranks
 
 
 @torch.no_grad()
@@ -186,16 +181,7 @@ def test_ppo_learns_text_beside_its_answers(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_two_ranks_train_on_the_rollouts_of_the_first(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.alignment.ranks", str(tmp_path)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    ranks = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(2)]
+    ranks = run_ranks("tests.alignment.ranks", tmp_path)
     alone = learn(tmp_path / "alone", 0)
     assert not torch.equal(alone["before"], alone["after"])
     for name, values in alone.items():

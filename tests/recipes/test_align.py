@@ -38,7 +38,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def make_texts(folder: Path) -> Path:
-    words = "people bake bread beside the river and sing of the town where they were born".split()  # noqa: SIM905
+    words = "people bake bread beside the river and sing of the town where they were born".split()  # noqa: SIM905 (a text, not a list)
     folder.mkdir()
     for number in range(30):
         text = " ".join(words[(number * 7 + step * (number % 5 + 1)) % len(words)] for step in range(120))

@@ -1,5 +1,6 @@
 """Aligned stages beside their parents: the pairs are the right ones, and both the page and the terminal show them."""
 
+import io
 import json
 import re
 import shutil
@@ -227,7 +228,7 @@ def test_the_page_shows_it_all(run):
 
 
 def test_the_terminal_and_programs_get_the_same(run):
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console = Console(width=120, record=True, file=io.StringIO())
     show_against(console, open_run(run))
     shown = console.export_text()
     assert "ppo against chat" in shown and "4/1/1" in shown and "+0.100" in shown

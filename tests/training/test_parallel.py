@@ -1,36 +1,22 @@
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from hanlin.artifacts import Silent
 from hanlin.training.loop import accumulate, train
 from hanlin.training.objectives import next_token
 from hanlin.training.parallel import World
 from hanlin.training.precision import WorkingCopy
+from tests.ranks import run_ranks
 from tests.training.toy import ToySource, tiny_model, toy_job, toy_settings
 
 torch.set_num_threads(1)
-ROOT = Path(__file__).parents[2]
 
 
 def test_two_processes_equal_one(tmp_path):
     folder = tmp_path / "two"
     folder.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.training.ranks", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    ranks = [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
+    ranks = run_ranks("tests.training.ranks", folder)
     # Gradients of one uneven step, in fp64.
     working = WorkingCopy(tiny_model(dtype=torch.float64), "fp32")
     batch = ToySource().step(0)

@@ -218,7 +218,9 @@ def run_policy(settings: P, context: StageContext) -> dict[str, Any]:
         **figures,
         "prompts": rendered.figures(),
         "rollouts": curve,
-        "overoptimisation": fit_curve(curve, "gold" if settings.gold else "reward"),
+        "overoptimisation": {
+            name: fit_curve(curve, name) for name in ("reward", "gold") if any(name in row for row in curve)
+        },
     }
 
 
