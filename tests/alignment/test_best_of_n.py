@@ -15,8 +15,10 @@ from hanlin.data.formats import read_instructions
 from hanlin.data.preferences import read_preferences, read_rankings
 from hanlin.data.prompts import Prompt
 from hanlin.tokenization import Message
+from tests.alignment.best_of_n_ranks import choose
 from tests.alignment.test_policy_gradient import make_prompts, plain
 from tests.alignment.toy import make_model
+from tests.ranks import run_ranks
 
 PROMPT = [Prompt([Message("user", "q")], ["a"])]
 ROW: dict[str, Any] = {
@@ -101,3 +103,14 @@ def test_an_interrupted_run_ends_with_the_same_files(tmp_path, monkeypatch):
     for name in ("instructions.jsonl", "preferences.jsonl"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
     assert json.loads((tmp_path / "whole" / "prompts.json").read_text())["prompts"]["used"] == 12
+
+
+def test_of_several_ranks_the_first_answers_and_all_are_told(tmp_path):
+    base = make_model(tmp_path / "base")
+    make_prompts(tmp_path / "prompts.jsonl")
+    figures = choose(tmp_path / "alone", base)
+    assert figures["asked"] == 12
+    for rank in run_ranks("tests.alignment.best_of_n_ranks", tmp_path):
+        assert json.loads(bytes(rank["said"].tolist())) == {"figures": figures, "whole": True}
+    for name in ("instructions.jsonl", "preferences.jsonl"):
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "together" / name).read_bytes()

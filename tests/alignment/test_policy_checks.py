@@ -129,7 +129,15 @@ def test_the_critic_and_the_policy_learn_the_same_however_rows_are_laid_out() ->
     assert figures["ended"] == pytest.approx(0.75)
     batch.of_sequence["per_token"] = torch.ones(12, dtype=torch.float64)
     found: list[tuple[list[torch.Tensor], dict[str, float]]] = []
-    for layout, rows in (("packed", 12), ("padded", 12), ("padded-left", 12), ("padded-left", 5), ("packed", 1)):
+    for layout, rows in (
+        ("shared", 12),
+        ("packed", 12),
+        ("shared", 3),
+        ("padded", 12),
+        ("padded-left", 12),
+        ("padded-left", 5),
+        ("packed", 1),
+    ):
         working = WorkingCopy(both, "fp32")
         objective = policy_objective(ClipSettings(), KlSettings(), "token", 0.5)
         given: Any = replace(batch, layout=layout)

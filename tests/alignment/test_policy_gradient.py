@@ -130,7 +130,15 @@ def test_rows_padding_and_micro_batches_change_nothing(normalise):
     batch.of_sequence["per_token"] = torch.ones(12, dtype=torch.float64)
     objective = policy_objective(ClipSettings(), KlSettings(within="loss", estimator="k2"), normalise)
     found = []
-    for layout, rows in (("packed", 12), ("padded", 12), ("padded-left", 5), ("packed", 1), ("packed", 7)):
+    for layout, rows in (
+        ("shared", 12),
+        ("packed", 12),
+        ("shared", 3),
+        ("padded", 12),
+        ("padded-left", 5),
+        ("packed", 1),
+        ("packed", 7),
+    ):
         working = WorkingCopy(model, "fp32")
         given: Any = replace(batch, layout=layout)
         sums = accumulate(working, objective, given, rows, torch.device("cpu"), World())

@@ -105,7 +105,15 @@ def test_rows_padding_and_micro_batches_change_nothing(loss, tmp_path):
     batch.of_sequence["reference"] = logp + torch.randn_like(logp)
     batch.of_sequence["baseline"] = torch.full_like(logp, 0.3)
     found: list[list[torch.Tensor]] = []
-    for layout, rows in (("packed", 8), ("padded", 8), ("padded-left", 8), ("packed", 1), ("padded", 3)):
+    for layout, rows in (
+        ("shared", 8),
+        ("packed", 8),
+        ("shared", 3),
+        ("padded", 8),
+        ("padded-left", 8),
+        ("packed", 1),
+        ("padded", 3),
+    ):
         working = WorkingCopy(model, "fp32")
         sums = accumulate(
             working,

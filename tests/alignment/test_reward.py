@@ -307,7 +307,15 @@ def test_rows_padding_and_micro_batches_change_nothing(tmp_path: Path) -> None:
     model = RewardModel.init_from(transformer, 4).double()
     batch = GroupsSource(rendered, 8, 0, margin_field(settings, rendered, "training")).step(0)
     found: list[list[Tensor]] = []
-    for layout, rows in (("packed", 8), ("padded", 8), ("padded-left", 8), ("packed", 1), ("padded", 3)):
+    for layout, rows in (
+        ("shared", 8),
+        ("packed", 8),
+        ("shared", 3),
+        ("padded", 8),
+        ("padded-left", 8),
+        ("packed", 1),
+        ("padded", 3),
+    ):
         working = WorkingCopy(model, "fp32")
         sums = accumulate(
             working,
@@ -330,8 +338,8 @@ def test_a_model_that_looks_at_its_neighbours_is_found_out(trained: tuple[Path, 
     folder, _ = trained
 
     class Leaky(RewardModel):
-        def hidden(self, input_ids: Tensor, position_ids: Any = None, document_ids: Any = None) -> Tensor:
-            return super().hidden(input_ids, position_ids, None)
+        def hidden(self, input_ids: Tensor, position_ids: Any = None, *unseen: Any, **more: Any) -> Tensor:
+            return super().hidden(input_ids, position_ids, None, at=more["at"])
 
     model = load_reward_model(folder)
     texts = ["a", "a longer one", "and one that is longer still, so that two fit beside it"]
@@ -339,7 +347,7 @@ def test_a_model_that_looks_at_its_neighbours_is_found_out(trained: tuple[Path, 
     assert max(layout_differences(model, batch).values()) < 1e-5
     model.__class__ = Leaky
     found = layout_differences(model, batch)
-    assert found["packed"] > 1e-4 and found["padded-left"] > 1e-4 and found["padded"] < 1e-5
+    assert found["shared"] > 1e-4 and found["packed"] > 1e-4 and found["padded-left"] > 1e-4 and found["padded"] < 1e-5
 
 
 def test_with_adapters_only_they_and_the_head_are_trained(base: Artifact, tmp_path: Path) -> None:

@@ -73,9 +73,10 @@ def test_an_exam_for_it_is_refused_and_other_training_still_needs_one(recipe: Pa
     recipe.write_text(text + "exam:\n  judge: {tasks: [world/facts]}\n")
     with pytest.raises(HanlinError, match="of kind reward examines itself"):
         steps(load_recipe(str(recipe)))
-    recipe.write_text(text + "  chat: {kind: sft, model: x, data: y}\n")
+    more = text + "  chat: {kind: sft, model: x, data: y}\n"
+    recipe.write_text(more)
+    with pytest.raises(HanlinError, match=r"(?s)has no `exam:`.*\n  chat:\n"):
+        load_recipe(str(recipe))
+    recipe.write_text(more + "  other: {kind: sft, model: x, data: y}\nexam:\n  other: {tasks: [world/facts]}\n")
     with pytest.raises(HanlinError, match="'chat' trains a model, but `exam:` has no entry"):
         steps(load_recipe(str(recipe)))
-    recipe.write_text("name: x\nstages:\n  world: {kind: world}\n")
-    with pytest.raises(HanlinError, match="has no `exam:`"):
-        load_recipe(str(recipe))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -108,6 +109,33 @@ def test_prompts_read_in_pieces(name: str) -> None:
     pieces = Engine(small(name), tokenizer(), prefill_tokens=16).generate(requests)
     for a, b in zip(whole, pieces):
         assert a.ids == b.ids and a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_prompt_that_several_ask_is_read_once(name: str) -> None:
+    one, two, three = prompts([21, 9, 30], seed=4)
+    asked = [one, two, one, one, three, two, one]
+    requests = [
+        Request(prompt_ids=prompt, max_new_tokens=3 + number, temperature=1, seed=number)
+        for number, prompt in enumerate(asked)
+    ]
+    alone = [engine(name).generate([request])[0] for request in requests]
+    read: list[int] = []
+    model = small(name)
+    whole = model.hidden
+
+    def counted(ids: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
+        read.append(ids.shape[0])
+        return whole(ids, *rest, **more)
+
+    with patch.object(model, "hidden", counted):
+        # All at once; then, as there is room for two only, some join while others run.
+        for batch, first in ((8, 3), (2, 2)):
+            read.clear()
+            together = Engine(model, tokenizer(), max_batch=batch).generate(requests)
+            assert read[0] == first
+            for a, b in zip(alone, together):
+                assert a.ids == b.ids and a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

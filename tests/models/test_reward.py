@@ -133,7 +133,7 @@ def test_layout_and_neighbours_change_no_reward_and_no_value(family: str) -> Non
     heads = [model.trunk.hidden(one[None])[0] @ model.score_head.weight[0] for one in ids]
     torch.testing.assert_close(alone, torch.stack([one[-1] for one in heads]), rtol=0, atol=1e-12)
     values = torch.cat([one[2:-1] for one in heads])
-    for layout in ("packed", "padded", "padded-left"):
+    for layout in ("shared", "packed", "padded", "padded-left"):
         laid = replace(given, layout=layout)
         torch.testing.assert_close(model.rewards(laid), alone, rtol=0, atol=1e-12)
         for with_last in (True, False):

@@ -137,34 +137,94 @@ KINDS = {
     "preference": {"prompt": "Say 1.", "chosen": "1.", "rejected": "No."},
     "kto": {"prompt": "Say 1.", "completion": "1.", "label": True},
     "alpaca": {"instruction": "Say 1.", "output": "1."},
+    "prompt": {"prompt": "Say 1.", "answers": ["1."]},
+    "text": {"text": "One."},
+    "unknown": {"number": 1},
 }
 
 
 @pytest.mark.parametrize(
-    ("stage", "given", "said"),
+    ("setting", "given", "said"),
     [
-        ("reward", "kto", r"^reward: .*\(kto\.jsonl\) all 3 preferences are single answers.*pairs.*loss: kto"),
-        ("dpo", "kto", r"^dpo: .*\(kto\.jsonl\) all 3 preferences are single answers.*pairs.*loss: kto"),
-        (
-            "dpo",
-            "alpaca",
-            r"(?s)^dpo: .*alpaca\.jsonl: .*form 'alpaca' .*of kind sft\. Known forms:.*hh-rlhf",
-        ),
-        ("kto", "alpaca", r"(?s)^kto: .*alpaca\.jsonl: .*form 'alpaca' .*for stages of kind sft\. Known forms:.*kto"),
-        ("chat", "preference", r"(?s)^chat: .*preference\.jsonl: .*for stages of kind reward, preference and rrhf"),
+        ("reward.data", "kto", r"\(kto\.jsonl\) all 3 preferences are single answers.*pairs.*loss: kto"),
+        ("dpo.data", "kto", r"\(kto\.jsonl\) all 3 preferences are single answers.*pairs.*loss: kto"),
+        ("dpo.data", "alpaca", r"alpaca\.jsonl: .*'alpaca' .*of kind sft and instructions\. Known forms:.*hh-rlhf"),
+        ("kto.data", "alpaca", r"alpaca\.jsonl: .*'alpaca' .*of kind sft and instructions\. Known forms:.*kto"),
+        ("reward.data", "prompt", r"prompt\.jsonl: .*a prompt alone is for stages that answer: ppo"),
+        ("chat.data", "preference", r"preference\.jsonl: .*for stages of kind reward, preference and rrhf"),
+        ("ppo.data", "text", r"there is no prompt in text\.jsonl; the first row: .*row 1 .*a text is no prompt"),
+        ("best.data", "unknown", r"unknown\.jsonl: .*the keys number are of no known form"),
+        ("made.data", "preference", r"preference\.jsonl: .*for stages of kind reward, preference and rrhf"),
+        ("made.data", "text", r"no conversation in text\.jsonl: all rows are plain text"),
+        ("seeded.seeds", "text", r"text\.jsonl, row 1: a seed task is one question with one answer, not plain text"),
+        ("judged.data", "unknown", r"unknown\.jsonl: .*the keys number"),
+        ("judged.pairs", "alpaca", r"alpaca\.jsonl: .*'alpaca'"),
+        ("judged.check", "kto", r"\(kto\.jsonl\) all 3 preferences are single answers.*rankings"),
     ],
 )
-def test_a_file_of_the_wrong_kind_is_named(stage, given, said, tmp_path):
-    from tests.alignment.toy import make_model
-
-    make_model(tmp_path / "base")
+def test_a_file_of_the_wrong_kind_is_named_before_anything_is_made(setting, given, said, tmp_path):
+    (tmp_path / "base").mkdir()
     data = write(tmp_path / f"{given}.jsonl", [KINDS[given]] * 3)
-    kinds = {"dpo": "preference", "kto": "preference, loss: kto", "chat": "sft", "reward": "reward"}
-    body = f"{{kind: {kinds[stage]}, model: {tmp_path / 'base'}, data: {data}}}"
+    good = write(tmp_path / "good.jsonl", [KINDS["preference"]])
+    stage, key = setting.split(".")
+    kinds = {
+        "dpo": "preference",
+        "kto": "preference, loss: kto",
+        "chat": "sft",
+        "reward": "reward",
+        "ppo": "ppo, program: exact",
+        "best": "best-of-n, program: exact",
+        "made": "instructions",
+        "seeded": "self-instruct",
+        "judged": "constitution" if key == "data" else f"constitution, data: {good}",
+    }
+    # The world has its turn first: it would be there if the look came with the stage's own turn.
+    body = f"{{kind: {kinds[stage]}, {key}: {data}" + ("" if stage == "made" else f", model: {tmp_path / 'base'}") + "}"
+    stages = f"  world: {{kind: world, entities: 60}}\n  {stage}: {body}\n"
     exam = "" if stage == "reward" else f"exam:\n  {stage}: {{tasks: [persistence]}}\n"
-    (tmp_path / "one.yaml").write_text(f"name: one\nstages:\n  {stage}: {body}\n{exam}")
-    with pytest.raises(HanlinError, match=said):
-        run_recipe(load_recipe(str(tmp_path / "one.yaml")), tmp_path / "run")
+    (tmp_path / "one.yaml").write_text(f"name: one\nstages:\n{stages}{exam}")
+    recipe = load_recipe(str(tmp_path / "one.yaml"))
+    with pytest.raises(UsageError, match=rf"(?s)^{stage}\.{key}: .*{said}"):
+        run_recipe(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_look_refuses_nothing_that_its_stage_could_use(tmp_path):
+    """Rows that can be used behind many that can't, in a folder beside other files, or in one of several paths."""
+    from hanlin.alignment.asked import look_for_prompts
+    from hanlin.alignment.prepared import look_for_preferences
+
+    odd = write(tmp_path / "late" / "a.jsonl", [KINDS["unknown"]] * 90 + [KINDS["kto"]] * 200 + [KINDS["preference"]])
+    write(tmp_path / "late" / "b.jsonl", [KINDS["alpaca"]] * 3)
+    single = write(tmp_path / "kto.jsonl", [KINDS["kto"]] * 3)
+    look_for_preferences([odd], "pairs", alone=True)
+    look_for_preferences([tmp_path / "late"], "rankings", alone=True)
+    look_for_preferences([single, odd], "pairs", alone=True)
+    look_for_preferences([odd, single], "pairs", alone=True)
+    look_for_preferences([single], "judged", alone=True)
+    look_for_preferences([single], "pairs", alone=False)  # a world's pairs are learned beside it
+    with pytest.raises(HanlinError, match="alpaca"):
+        look_for_preferences([odd, tmp_path / "late" / "b.jsonl"], "pairs", alone=False)
+    text = write(tmp_path / "text.jsonl", [KINDS["text"]])
+    look_for_prompts([text], alone=False)
+    look_for_prompts([text, single], alone=True)
+
+
+def test_a_look_reads_no_further_than_to_the_first_row_of_use(tmp_path, monkeypatch):
+    from hanlin.alignment.prepared import look_for_preferences
+    from hanlin.data import formats
+
+    read: list[int] = []
+
+    def counted(path):
+        container, rows = real(path)
+        return container, (read.append(row.number) or row for row in rows)
+
+    real = formats.read_rows
+    monkeypatch.setattr(formats, "read_rows", counted)
+    data = write(tmp_path / "data.jsonl", [KINDS["kto"]] * 2 + [KINDS["preference"]] * 500)
+    look_for_preferences([data], "pairs", alone=True)
+    assert read == [1, 2, 3]
 
 
 # ---------------------------------------------------------------------- the real data

@@ -5,7 +5,8 @@ import yaml
 
 from hanlin.artifacts import HanlinError, UsageError
 from hanlin.recipes.recipe import library, load_recipe, parse_value, steps
-from hanlin.recipes.runner import write_recipe
+from hanlin.recipes.report.build import write_report
+from hanlin.recipes.runner import run_recipe, write_recipe
 from hanlin.tokenization import Tokenizer
 
 
@@ -144,9 +145,26 @@ def test_a_recipe_without_an_exam_is_refused(tmp_path):
     without = GOOD[: GOOD.index("exam:")]
     with pytest.raises(HanlinError, match="no `exam:`"):
         load_recipe(write(tmp_path, without))
+    # Nor is it enough that the stage which trains is left out of this run.
+    left_out = without.replace("{kind: pretrain, data: tokens}", "{kind: sft, model: m, when: data}")
+    with pytest.raises(HanlinError, match=r"no `exam:`.*\n.*\n  base:"):
+        load_recipe(write(tmp_path, left_out))
     other = GOOD.replace("  base: {tasks", "  corpus: {tasks")
     with pytest.raises(HanlinError, match="'base' trains a model, but `exam:` has no entry"):
         steps(load_recipe(write(tmp_path, other)))
+
+
+def test_a_recipe_that_trains_nothing_needs_no_exam(tmp_path):
+    (tmp_path / "text.txt").write_text("One town lies by the river. " * 20)
+    data_only = f"name: data\nstages:\n  corpus: {{kind: corpus, inputs: {tmp_path / 'text.txt'}}}\n"
+    for end in ("exam:\n", "exam: {}\n", ""):
+        recipe = load_recipe(write(tmp_path, data_only + end))
+        assert [step.name for step in steps(recipe)] == ["corpus"]
+    run_recipe(recipe, tmp_path / "run")
+    # What was resolved can be run again, and the page be written.
+    again = load_recipe(str(tmp_path / "run" / "recipe.yaml"))
+    assert [step.name for step in steps(again)] == ["corpus"]
+    assert "documents" in write_report(tmp_path / "run").read_text(encoding="utf-8")
 
 
 def test_a_circle_is_refused(tmp_path):

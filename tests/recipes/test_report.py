@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from hanlin.artifacts import Artifact
-from hanlin.recipes.report.build import write_report
+from hanlin.recipes.report.build import LINES, write_report
+from tests.recipes.test_report_aligned import make
 
 
 @pytest.fixture
@@ -70,3 +71,24 @@ def test_a_failed_gate_and_hostile_output_are_shown_as_text(run):
     page = write_report(run).read_text(encoding="utf-8")
     assert "failed" in page and "a loss of &lt;b&gt;0.1&lt;/b&gt;" in page
     assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
+
+
+def test_rows_that_were_left_out_are_a_short_list(tmp_path):
+    left_out = [f"pairs.jsonl, row {n} (line {n}): <b>{'x' * 300 if n == 1 else 'same'}</b>" for n in range(1, 21)]
+    groups = {"read": 1300, "kept": 64, "dropped": 1236, "dropped_rows": left_out}
+    data = {
+        "quarantined": 2,
+        "quarantined_rows": ["a.jsonl: empty", "b.jsonl: empty"],
+        "groups": groups,
+        "notes": ["two", "notes"],
+    }
+    make(tmp_path, "dpo", "preference", figures={"data": data})
+    (tmp_path / "recipe.yaml").write_text("stages: {dpo: {kind: preference}}\nexam: {}\n", encoding="utf-8")
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    (first, second, third) = re.findall(r'<td><ul class="lines">(.*?)</ul></td>', page, re.DOTALL)
+    assert first == "<li>a.jsonl: empty</li><li>b.jsonl: empty</li>"
+    assert third == "<li>two</li><li>notes</li>"
+    lines = re.findall("<li[^>]*>(.*?)</li>", second)
+    assert len(lines) == LINES + 1 and lines[-1] == "and 1,231 more"
+    assert lines[0].endswith("x…") and lines[1] == "pairs.jsonl, row 2 (line 2): &lt;b&gt;same&lt;/b&gt;"
+    assert "row 6 " not in page and "[&#34;" not in page

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from hanlin.alignment.prepared import fingerprint_paths
-from hanlin.artifacts import Settings, StageContext, write_json
+from hanlin.artifacts import HanlinError, Settings, StageContext, write_json
 
 if TYPE_CHECKING:
     from hanlin.alignment.rollouts import Rewarder
@@ -66,6 +66,21 @@ def prompt_paths(settings: AskedSettings) -> list[Path]:
 def fingerprint(settings: AskedSettings) -> dict[str, str]:
     """Hashes of the prompts' files."""
     return fingerprint_paths(prompt_paths(settings))
+
+
+def look_at_prompts(settings: AskedSettings) -> None:
+    """Raise HanlinError for files of another kind, and where there is no prompt in all that the stage reads."""
+    look_for_prompts(prompt_paths(settings), alone=settings.world is None)
+
+
+def look_for_prompts(paths: list[Path], alone: bool) -> None:
+    """The same of any paths; `alone`: there are no other prompts."""
+    from hanlin.data.formats import nothing_usable
+    from hanlin.data.prompts import PROMPT_FORMS, form_of, to_prompts
+
+    report = nothing_usable(paths, PROMPT_FORMS, to_prompts, form_of)
+    if report and alone:
+        raise HanlinError(f"there is no prompt in {', '.join(report.files)}; the first row: {report.quarantined[0]}")
 
 
 def render(settings: AskedSettings, context: StageContext, tokenizer: Tokenizer, length: int) -> RenderedPrompts:

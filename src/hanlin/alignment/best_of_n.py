@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from hanlin.alignment.asked import AskedSettings, fingerprint, render, rewarder
+from hanlin.alignment.asked import AskedSettings, fingerprint, look_at_prompts, render, rewarder
 from hanlin.artifacts import POLICY_KINDS, Stage, StageContext, atomic_path, read_jsonl
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hanlin.alignment.sampler import RenderedPrompts
     from hanlin.data.prompts import Prompt
+    from hanlin.tokenization import Tokenizer
 
 SHARDS = "samples"
 PROMPTS_AT_ONCE = 64
@@ -52,41 +56,60 @@ def best_place(rewards: Sequence[float]) -> int:
 
 
 def run_best_of_n(settings: BestOfNSettings, context: StageContext) -> dict[str, Any]:
-    """Sample in shards, each written whole, so that an interrupted run goes on where it was."""
-    from hanlin.alignment.sampler import EngineSampler
+    """Sample in shards, each written whole, so that an interrupted run goes on where it was. Of several processes the
+    first one does it all, and the others wait for it."""
     from hanlin.data.order import permutation
-    from hanlin.models.device import choose_device
-    from hanlin.models.hub import load_model
     from hanlin.tokenization import Tokenizer
+    from hanlin.training.parallel import World
 
-    path = context.inputs["model"].path
-    tokenizer = Tokenizer.load(path)
+    tokenizer, world = Tokenizer.load(context.inputs["model"].path), World.current()
     rendered = render(settings, context, tokenizer, settings.sequence_length)
-    model = load_model(path, device=choose_device(settings.device)).eval()
-    sampler = EngineSampler(rendered, tokenizer, settings.max_new_tokens, temperature=settings.temperature)
-    reward = rewarder(settings, context, rendered, settings.device, 64)
-    chosen = permutation(len(rendered), context.seed, "prompts")[: settings.most_prompts].tolist()
+    chosen: list[int] = permutation(len(rendered), context.seed, "prompts")[: settings.most_prompts].tolist()
+    answer = _answering(settings, context, rendered, tokenizer) if world.first else None
     folder = context.workdir / SHARDS
     for start in range(0, len(chosen), PROMPTS_AT_ONCE):
         shard = folder / f"{start // PROMPTS_AT_ONCE:06d}.jsonl"
-        context.progress.update(start, len(chosen), "prompts answered")
-        if shard.is_file():
-            continue
-        part = chosen[start : start + PROMPTS_AT_ONCE]
-        found = sampler.sample(model, part, settings.samples, context.seed * 1_000_003 + start)
+        if answer is not None:
+            context.progress.update(start, len(chosen), "prompts answered")
+            if not shard.is_file():
+                _write_shard(shard, answer(chosen[start : start + PROMPTS_AT_ONCE], start))
+        # After every shard: one wait for all of them would be longer than a process group allows.
+        world.barrier()
+    figures: dict[str, Any] = {}
+    if world.first:
+        rows = [row for shard in sorted(folder.glob("*.jsonl")) for row in read_jsonl(shard)]
+        figures = {**write_choices(settings, rows, rendered.prompts, context.workdir), "prompts": rendered.figures()}
+    return json.loads(world.gather_bytes(json.dumps(figures).encode())[0])
+
+
+def _answering(
+    settings: BestOfNSettings, context: StageContext, rendered: RenderedPrompts, tokenizer: Tokenizer
+) -> Callable[[list[int], int], list[dict[str, Any]]]:
+    """From the numbers of prompts, and of the first one's place, to a row for each, with its answers' rewards."""
+    from hanlin.alignment.sampler import EngineSampler
+    from hanlin.models.device import choose_device
+    from hanlin.models.hub import load_model
+
+    model = load_model(context.inputs["model"].path, device=choose_device(settings.device)).eval()
+    sampler = EngineSampler(rendered, tokenizer, settings.max_new_tokens, temperature=settings.temperature)
+    reward = rewarder(settings, context, rendered, settings.device, 64)
+
+    def answer(prompts: list[int], start: int) -> list[dict[str, Any]]:
+        found = sampler.sample(model, prompts, settings.samples, context.seed * 1_000_003 + start)
         values = {name: column.tolist() for name, column in reward(found).items()}
-        with atomic_path(shard) as made, made.open("w", encoding="utf-8") as file:
-            for place, number in enumerate(part):
-                own = slice(place * settings.samples, (place + 1) * settings.samples)
-                row = {
-                    "prompt": number,
-                    "answers": found.texts[own],
-                    "ended": found.ended[own].tolist(),
-                    **{name: column[own] for name, column in values.items()},
-                }
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    rows = [row for shard in sorted(folder.glob("*.jsonl")) for row in read_jsonl(shard)]
-    return {**write_choices(settings, rows, rendered.prompts, context.workdir), "prompts": rendered.figures()}
+        rows: list[dict[str, Any]] = []
+        for place, number in enumerate(prompts):
+            own = slice(place * settings.samples, (place + 1) * settings.samples)
+            row = {"prompt": number, "answers": found.texts[own], "ended": found.ended[own].tolist()}
+            rows.append(row | {name: column[own] for name, column in values.items()})
+        return rows
+
+    return answer
+
+
+def _write_shard(path: Path, rows: list[dict[str, Any]]) -> None:
+    with atomic_path(path) as made, made.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_choices(
@@ -190,5 +213,6 @@ BEST_OF_N_STAGE = Stage(
     inputs={"model": POLICY_KINDS, "world": ("world",), "reward": ("reward",)},
     paths=("data",),
     fingerprint=fingerprint,
+    looks={"data": look_at_prompts},
     transient=(SHARDS,),
 )

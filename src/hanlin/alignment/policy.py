@@ -30,9 +30,7 @@ def answer_scores(model: Any, sequences: Sequences, rows: Rows | None = None, en
     Temperature 1 and no filters: the probabilities that the engine reports for what it samples at temperature 1.
     """
     rows = rows or sequences.in_rows()
-    batch = rows.batch
-    hidden = model.hidden(batch.input_ids, batch.position_ids, batch.document_ids)
-    hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, rows.before_answers)
+    hidden = rows.hidden(model, rows.before_answers)
     return AnswerScores(*token_logprobs(hidden, model.head_weight, sequences.labels(), entropy=entropy))
 
 
@@ -69,19 +67,14 @@ def divergences(policy: Any, reference: Any, sequences: Sequences, chunk: int = 
     Σ_v π(v) (log π(v) - log π_ref(v)) over the whole vocabulary. `reference` as for `as_reference`."""
     device = next(policy.parameters()).device
     rows = sequences.to(device).in_rows()
-    batch = rows.batch
-
-    def states(model: Any) -> Tensor:
-        hidden = model.hidden(batch.input_ids, batch.position_ids, batch.document_ids)
-        return hidden.reshape(-1, hidden.shape[-1]).index_select(0, rows.before_answers)
 
     def logs(model: Any, hidden: Tensor) -> Tensor:
         logits = hidden @ model.head_weight.to(hidden.dtype).T
         return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
 
-    ours = states(policy)
+    ours = rows.hidden(policy, rows.before_answers)
     with as_reference(policy, reference):
-        theirs = states(reference or policy)
+        theirs = rows.hidden(reference or policy, rows.before_answers)
     found: list[Tensor] = []
     for own, other in zip(ours.split(chunk), theirs.split(chunk)):
         logp = logs(policy, own)

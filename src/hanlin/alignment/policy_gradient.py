@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from hanlin.alignment.asked import AskedSettings, fingerprint, render, rewarder
+from hanlin.alignment.asked import AskedSettings, fingerprint, look_at_prompts, render, rewarder
 from hanlin.alignment.policy_settings import (
     ClipSettings,
     GrpoRollout,
@@ -269,6 +269,7 @@ def _stage(kind: str, settings: type[Any]) -> Stage[Any]:
         inputs={"model": POLICY_KINDS, "world": ("world",), "reward": ("reward",), "text": ("tokens",)},
         paths=("data",),
         fingerprint=fingerprint,
+        looks={"data": look_at_prompts},
         resolve=resolve_policy,
         settle=settle_steps,
         transient=("checkpoints", ROLLOUTS),

@@ -13,6 +13,7 @@ from hanlin.alignment.prepared import (
     PreparedGroups,
     bytes_to_read,
     fingerprint_data,
+    look_at_data,
 )
 from hanlin.artifacts import POLICY_KINDS, Stage, StageContext
 from hanlin.models.lora_settings import LoraSettings
@@ -360,6 +361,7 @@ def _stage(kind: str, settings: type[Any]) -> Stage[Any]:
         inputs={"model": POLICY_KINDS, "world": ("world",), "preferences": MAKERS},
         paths=("data",),
         fingerprint=fingerprint_data,
+        looks={"data": lambda given: look_at_data(given, form(given))},
         resolve=resolve_preference,
         settle=settle_steps,
         reads=bytes_to_read,

@@ -62,6 +62,24 @@ def fingerprint_paths(paths: list[Path]) -> dict[str, str]:
     return found
 
 
+def look_at_data(settings: PreferenceData, form: Form) -> None:
+    """Raise HanlinError for files of another kind, and where nothing that the stage reads is of its form."""
+    look_for_preferences(data_paths(settings), form, settings.world is None and settings.preferences is None)
+
+
+def look_for_preferences(paths: list[Path], form: Form, alone: bool) -> None:
+    """The same of any paths; `alone`: there are no other preferences."""
+    from hanlin.data.formats import PREFERENCE_FORMS, nothing_usable
+    from hanlin.data.preferences import to_rankings
+
+    def usable(one: Ranking) -> bool:
+        return form == "judged" or len(one.answers) > 1
+
+    report = nothing_usable(paths, PREFERENCE_FORMS, to_rankings, usable=usable)
+    if report and alone:
+        raise _nothing(report, report.read, form)
+
+
 def bytes_to_read(settings: Any, inputs: dict[str, Artifact]) -> float | None:
     """The most text that a stage with such settings and a `loop` reads; None where it can't be known."""
     from hanlin.data.rows import data_files, plain_bytes
@@ -110,12 +128,7 @@ def _render(settings: PreferenceData, context: StageContext, tokenizer: Tokenize
 
     rankings, report, unfit = _read(settings, context, form)
     if not rankings:
-        if not unfit:
-            raise HanlinError(f"there is no preference in the data of this stage ({', '.join(report.files)}).")
-        raise HanlinError(
-            f"in the data of this stage ({', '.join(report.files)}) all {unfit} preferences are single answers, judged "
-            f"good or bad; it learns from {form}. From such answers a stage of kind preference learns, with loss: kto."
-        )
+        raise _nothing(report, unfit, form)
     rendered, account = render_rankings(
         rankings, tokenizer, length, lambda done: context.progress.update(done, len(rankings), "preferences rendered")
     )
@@ -134,6 +147,17 @@ def _render(settings: PreferenceData, context: StageContext, tokenizer: Tokenize
     groups = {**account.figures(), "of_another_form": unfit}
     write_json(
         context.workdir / READING, {**report.figures(), "groups": groups, "validation": len(held_out), "notes": notes}
+    )
+
+
+def _nothing(report: ReadReport, unfit: int, form: Form) -> HanlinError:
+    """The error for data in which there are only `unfit` preferences, which are of another form."""
+    files = f"the data of this stage ({', '.join(report.files)})"
+    if not unfit:
+        return HanlinError(f"there is no preference in {files}; the first row: {report.quarantined[0]}")
+    return HanlinError(
+        f"in {files} all {unfit} preferences are single answers, judged good or bad; it learns from {form}. From such "
+        "answers a stage of kind preference learns, with loss: kto."
     )
 
 

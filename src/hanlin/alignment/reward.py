@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import Field
 
 from hanlin.alignment.preference import AlignmentLoop, AlignmentOptimizer, measure
-from hanlin.alignment.prepared import MAKERS, PreferenceData, PreparedGroups, bytes_to_read, fingerprint_data
+from hanlin.alignment.prepared import (
+    MAKERS,
+    PreferenceData,
+    PreparedGroups,
+    bytes_to_read,
+    fingerprint_data,
+    look_at_data,
+)
 from hanlin.artifacts import POLICY_KINDS, HanlinError, Stage, StageContext, write_json
 from hanlin.models.lora_settings import LoraSettings
 from hanlin.training.settings import settle_steps
@@ -279,7 +286,7 @@ def layout_differences(model: RewardModel, batch: Sequences) -> dict[str, float]
     with torch.no_grad():
         alone = torch.cat([rewards(apart.slice(place, place + 1)) for place in range(apart.rows)])
         found: dict[str, float] = {}
-        for layout in ("packed", "padded", "padded-left"):
+        for layout in ("shared", "packed", "padded", "padded-left"):
             laid = dataclasses.replace(apart, layout=layout)
             half = apart.rows // 2
             together = rewards(laid)
@@ -381,6 +388,7 @@ REWARD_STAGE = Stage(
     inputs={"model": POLICY_KINDS, "world": ("world",), "preferences": MAKERS},
     paths=("data",),
     fingerprint=fingerprint_data,
+    looks={"data": lambda given: look_at_data(given, "pairs")},
     resolve=resolve_reward,
     settle=settle_steps,
     reads=bytes_to_read,

@@ -147,7 +147,8 @@ class Rollouts:
         assert rollout is not None and rollout.begin <= step < rollout.begin + self.steps_per_rollout
         epoch, place = divmod(step - rollout.begin, self.steps_per_rollout // self.settings.inner_epochs)
         order = permutation(len(rollout.sequences.lengths), self.seed, "answers", rollout.number, epoch)
-        batch = pick(rollout.sequences, order[place * self.rows : (place + 1) * self.rows].tolist())
+        # In their order, so that answers of one prompt come into one micro-batch, which reads the prompt once.
+        batch = pick(rollout.sequences, sorted(order[place * self.rows : (place + 1) * self.rows].tolist()))
         tokens = int(batch.answer_lengths.sum())
         counted = len(batch.lengths) if self.settings.normalise != "token" else tokens
         batch.of_sequence["per_token"] = torch.full((len(batch.lengths),), counted / tokens)
@@ -169,6 +170,7 @@ class Rollouts:
         with atomic_path(path) as made, made.open("w", encoding="utf-8") as file:
             for known in sorted(self.directory.glob("*.json")):
                 about = json.loads(known.read_text(encoding="utf-8"))
+                del about["layout"]
                 about["prompts"] = [self.sampler.describe(prompt)["document"] for prompt in about["prompts"]]
                 for example in about["examples"]:
                     example["prompt"] = self.sampler.describe(example["prompt"])
@@ -316,6 +318,7 @@ class Rollouts:
             "coefficient": rollout.coefficient,
             "stopped": rollout.stopped,
             "prompts": rollout.prompts,
+            "layout": rollout.sequences.layout,
             "examples": rollout.examples,
             "figures": rollout.figures,
         }
@@ -335,6 +338,7 @@ class Rollouts:
             tensors["groups"],
             part("of_token/"),
             part("of_sequence/"),
+            layout=about.pop("layout"),
         )
         return Rollout(sequences=batch, **about)
 

@@ -63,6 +63,9 @@ class Stage(Generic[S]):
     """Settings fields that hold paths of the user's files: what is in the files counts (`fingerprint`), not where."""
     fingerprint: Callable[[S], Any] | None = None
     """What of the outside world (input files) the result depends on; it goes into the artifact's id."""
+    looks: dict[str, Callable[[S], None]] = field(default_factory=dict[str, Callable[[S], None]])
+    """For some of `paths`: a quick look at the files, which raises HanlinError when they are of another kind than the
+    stage reads. It is taken before anything is made, when the stage's own turn may be hours away."""
     resolve: Callable[[S, StageContext], S] | None = None
     """Replaces every `auto` by a number before the stage runs, by measuring the machine if need be. It is called once:
     the answer is kept in the run's directory and in its recipe.yaml, so that a run that is resumed or repeated does

@@ -8,7 +8,7 @@ folder in which there is no such row.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -193,40 +193,66 @@ def read_forms(
     (UnknownFormError, a HanlinError, saying what was seen) when it is given by its path, or when its folder has no file
     that can be used; beside one that can (as README.md and dataset_info.json are) it is quarantined whole.
     """
-    found: list[T] = []
     report = ReadReport()
+    return list(_examples(paths, forms, convert, form_of, report)), report
+
+
+def nothing_usable(
+    paths: Iterable[Path],
+    forms: dict[str, str],
+    convert: Callable[[dict[str, Any], str], list[T]],
+    form_of: Callable[[dict[str, Any]], str | None] = detect,
+    usable: Callable[[T], bool] = lambda example: True,
+) -> ReadReport | None:
+    """None when `read_forms` would give an example that is `usable`; otherwise the account of the whole reading.
+
+    Of each path no more is read than up to the first such example, so it costs next to nothing to ask early. Raises
+    what `read_forms` would for a path with no row of these forms.
+    """
+    report, found = ReadReport(), False
+    for root in paths:
+        found = any(usable(example) for example in _examples([root], forms, convert, form_of, report)) or found
+    return None if found else report
+
+
+def _examples(
+    paths: Iterable[Path],
+    forms: dict[str, str],
+    convert: Callable[[dict[str, Any], str], list[T]],
+    form_of: Callable[[dict[str, Any]], str | None],
+    report: ReadReport,
+) -> Iterator[T]:
+    """What `read_forms` reads, as it is asked for; `report` is complete at the end."""
     for root in paths:
         files, refused = data_files(root), list[UnknownFormError]()
         for path in files:
             name = path.name if path == root else path.relative_to(root).as_posix()
             name = str(path) if name in report.files else name
+            part = ReadReport()
             try:
-                examples, part = _read_file(path, name, forms, convert, form_of)
+                yield from _examples_of_file(path, name, forms, convert, form_of, part)
             except UnknownFormError as error:
                 if len(files) == 1:
                     raise
                 refused.append(error)
                 part = ReadReport({name: "left out"}, rows=1, quarantined=[BadRow(name, None, None, error.reason)])
-                examples = list[T]()
-            found += examples
             report.add(part)
         if len(refused) == len(files):
             shown = [f"\n  {error.file}: {error.reason}" for error in refused[:10]] + ["\n  …"] * (len(refused) > 10)
             raise UnknownFormError(root, f"none of its {len(files)} files can be used{''.join(shown)}", _known(forms))
-    return found, report
 
 
-def _read_file(
+def _examples_of_file(
     path: Path,
     name: str,
     forms: dict[str, str],
     convert: Callable[[dict[str, Any], str], list[T]],
     form_of: Callable[[dict[str, Any]], str | None],
-) -> tuple[list[T], ReadReport]:
-    """`read_forms` of one file, which is called `name`."""
-    found: list[T] = []
+    report: ReadReport,
+) -> Iterator[T]:
+    """`_examples` of one file, which is called `name`; it is refused before the first, or not at all."""
     container, rows = read_rows(path)
-    report = ReadReport({name: container})
+    report.files[name] = container
     known = 0
     for found_row in rows:
         row = replace(found_row, file=name)
@@ -248,14 +274,13 @@ def _read_file(
             continue
         for example in examples:
             example.metadata.update(file=row.file, row=row.number, line=row.line)
-        found += examples
         report.read += 1
         report.forms[form] += 1
+        yield from examples
     if not known:
         first = report.quarantined[0].reason if report.quarantined else "there is none"
         reason = f"no row of a known form in {report.rows} rows ({container}); the first: {first}"
         raise UnknownFormError(path, reason, _known(forms))
-    return found, report
 
 
 def _known(forms: dict[str, str]) -> str:
@@ -269,10 +294,11 @@ def _bad(row: Row, reason: str) -> BadRow:
 def _unknown(row: dict[str, Any], form: str | None) -> str:
     if form is not None:
         other = "preference" if form in PREFERENCE_FORMS else "instruction"
-        place = "reward, preference and rrhf" if form in PREFERENCE_FORMS else "sft"
+        place = "reward, preference and rrhf" if form in PREFERENCE_FORMS else "sft and instructions"
         keys = (PREFERENCE_FORMS | INSTRUCTION_FORMS)[form]
         return f"this is {other} data of the form {form!r} ({keys}), which is for stages of kind {place}"
-    return f"the keys {', '.join(list(row)[:12]) or '(none)'} are of no known form"
+    alone = " (a prompt alone is for stages that answer: ppo, grpo, rloo, best-of-n)" if row.get("prompt") else ""
+    return f"the keys {', '.join(list(row)[:12]) or '(none)'} are of no known form{alone}"
 
 
 def read_instructions(paths: Path | Iterable[Path]) -> tuple[list[Conversation | PlainText], ReadReport]:

@@ -83,7 +83,7 @@ class RenderedGroups:
             [self.metadata[int(group)] for group in indices],
         )
 
-    def sequences(self, indices: Sequence[int] | NDArray[Any], layout: Layout = "packed") -> Sequences:
+    def sequences(self, indices: Sequence[int] | NDArray[Any], layout: Layout = "shared") -> Sequences:
         """The groups `indices` as a batch, with the field `scores` for every sequence, and `confidence` where of any
         of all groups it is not 1."""
         import torch
@@ -240,7 +240,7 @@ class GroupsSource:
         rows: int,
         seed: int,
         fields: dict[str, NDArray[Any]] | None = None,
-        layout: Layout = "packed",
+        layout: Layout = "shared",
     ) -> None:
         """`fields` are further values, each [S], that every batch's sequences carry."""
         if not len(rendered):

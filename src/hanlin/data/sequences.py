@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from hanlin.artifacts import HanlinError
 from hanlin.data.batch import Batch
 from hanlin.data.packing import IGNORED, rank_rows
 
-Layout = Literal["packed", "padded", "padded-left"]
-"""packed: several sequences in a row; padded: one a row, filled up at its end (or at its beginning)."""
+Layout = Literal["shared", "packed", "padded", "padded-left"]
+"""shared: one row, in which a prompt of several answers stands once (as packed, where there is none); packed: several
+sequences in a row; padded: one a row, filled up at its end (or at its beginning)."""
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Sequences:
     """Values of the sequences, each [S]"""
     beside: Batch | None = None
     """Rows of another kind that are trained on in the same step (PPO-ptx's text); cut in as many parts as groups"""
-    layout: Layout = "packed"
+    layout: Layout = "shared"
     marks: Tensor | None = None
     """bool [M] which of the answers' tokens count (None: all; a tool's words inside an answer do not)"""
 
@@ -105,11 +106,14 @@ class Sequences:
     def in_rows(self, with_last: bool = False) -> Rows:
         """Everything laid into rows for a model, by `layout`. `with_last`: each sequence's last token is read too; it
         predicts nothing that is asked for, but a judge looks at it."""
+        if self.layout == "shared" and (rows := self._sharing_prompts(with_last)) is not None:
+            return rows
         device = self.input_ids.device
         whole, answers = self.lengths.numpy(), self.answer_lengths.numpy()
         read = whole if with_last else whole - 1
         width = int(read.max())
-        bins = pack(read, width) if self.layout == "packed" else [[index] for index in range(len(read))]
+        packed = self.layout in ("packed", "shared")
+        bins = pack(read, width) if packed else [[index] for index in range(len(read))]
         order = np.concatenate(bins)
         sizes = np.array([len(members) for members in bins])
         row = np.repeat(np.arange(len(bins)), sizes)
@@ -129,7 +133,7 @@ class Sequences:
         source[to] = np.repeat(np.cumsum(whole) - whole, read) + inside
         positions[to] = inside
         # Padding is a document of its own: the first, or the last. What it reads is of no account.
-        if self.layout == "packed":
+        if packed:
             documents[:] = np.iinfo(np.int32).max
         own = np.empty(len(read), np.int32)
         own[order] = number + 1
@@ -146,6 +150,36 @@ class Sequences:
             ),
             torch.from_numpy(np.repeat(place + whole - answers - 1, answers) + _within(answers)).to(device),
             torch.from_numpy(place + read - 1).to(device),
+        )
+
+    def _sharing_prompts(self, with_last: bool) -> Rows | None:
+        """One row: first every prompt once, then all answers; None where no prompt has two answers."""
+        device = self.input_ids.device
+        whole, answers = self.lengths.numpy(), self.answer_lengths.numpy()
+        begins, asked = np.cumsum(whole) - whole, whole - answers
+        flat, numbers = self.input_ids.cpu().numpy(), dict[bytes, int]()
+        prompt = np.array(
+            [numbers.setdefault(flat[at : at + size].tobytes(), len(numbers)) for at, size in zip(begins, asked)]
+        )
+        if len(numbers) == len(whole):
+            return None
+        first = np.unique(prompt, return_index=True)[1]
+        sizes = asked[first]
+        prompt_at = (np.cumsum(sizes) - sizes)[prompt]
+        read = answers if with_last else answers - 1
+        answer_at = sizes.sum() + np.cumsum(read) - read
+        source = [np.repeat(begins[first], sizes) + _within(sizes), np.repeat(begins + asked, read) + _within(read)]
+        positions = [_within(sizes), np.repeat(asked, read) + _within(read)]
+        before = np.repeat(answer_at - 1, answers) + _within(answers)
+        before[np.cumsum(answers) - answers] = prompt_at + asked - 1
+        ids = self.input_ids[torch.from_numpy(np.concatenate(source)).to(device)][None]
+        return Rows(
+            Batch(
+                ids, torch.full_like(ids, IGNORED), torch.from_numpy(np.concatenate(positions)).to(device)[None], None
+            ),
+            torch.from_numpy(before).to(device),
+            torch.from_numpy(np.where(read > 0, answer_at + read, prompt_at + asked) - 1).to(device),
+            torch.from_numpy(np.stack((prompt_at, asked, answer_at, read), 1)),
         )
 
 
@@ -165,6 +199,14 @@ class Rows:
     """int64 [M] the position that predicts each token of an answer"""
     last: Tensor
     """int64 [S] each sequence's last position"""
+    branches: Tensor | None = None
+    """int64 [S, 4], on the CPU: where the answers' prompts are, which stand in the one row only once (see
+    `models.branches`)"""
+
+    def hidden(self, model: Any, at: Tensor) -> Tensor:
+        """[len(at), hidden] at places in the flattened positions, of a model with `hidden` as the Transformer's."""
+        batch = self.batch
+        return model.hidden(batch.input_ids, batch.position_ids, batch.document_ids, branches=self.branches, at=at)
 
 
 def pack(lengths: np.ndarray, width: int) -> list[list[int]]:
@@ -178,7 +220,7 @@ def join(
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
     groups: Sequence[int] | None = None,
-    layout: Layout = "packed",
+    layout: Layout = "shared",
 ) -> Sequences:
     """Sequences of prompts [S] followed by answers [S]; `groups` are their sizes (None: each is its own).
 

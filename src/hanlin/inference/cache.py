@@ -66,13 +66,14 @@ class KVCache:
         for stored in self.layers:
             stored[target, :, :length] = stored[source, :, :length]
 
-    def reorder(self, rows: Sequence[int], length: int) -> None:
-        """Row i becomes what row `rows[i]` was (beam search); only the first `length` positions count."""
+    def reorder(self, rows: Sequence[int], length: int, first: int = 0) -> None:
+        """Row i becomes what row `rows[i]` was (beam search; prompts that are asked several times), both counted from
+        `first` on; only the first `length` positions count."""
         if list(rows) == list(range(len(rows))):
             return
         index = torch.tensor(rows, device=self.device)
         for stored in self.layers:
-            stored[: len(rows), :, :length] = stored[:, :, :length].index_select(0, index)
+            stored[first : first + len(rows), :, :length] = stored[first:, :, :length].index_select(0, index)
 
     def clear(self, row: int) -> None:
         """Forget a row whose numbers must not be met again (NaN)."""

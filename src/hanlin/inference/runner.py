@@ -30,11 +30,21 @@ class Runner:
         """Read prompts into the rows from `first` on; returns float32 logits [len(prompts), vocabulary] after their
         ends.
 
-        A prompt longer than `prefill_tokens` is read in pieces of that length, so that memory stays bounded.
+        A prompt that is there several times is read once. One longer than `prefill_tokens` is read in pieces of that
+        length, so that memory stays bounded.
         """
+        numbers: dict[tuple[int, ...], int] = {}
+        copies = [numbers.setdefault(tuple(prompt), len(numbers)) for prompt in prompts]
+        self.cache.reserve(first + len(prompts), max(map(len, prompts)) + 1)
+        logits = self._read(list(numbers), first)
+        if len(numbers) == len(prompts):
+            return logits
+        self.cache.reorder(copies, max(map(len, prompts)), first)
+        return logits[copies]
+
+    def _read(self, prompts: Sequence[Sequence[int]], first: int) -> Tensor:
         lengths = [len(prompt) for prompt in prompts]
         longest = max(lengths)
-        self.cache.reserve(first + len(prompts), longest + 1)
         ids = torch.zeros((len(prompts), longest), dtype=torch.int64)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.as_tensor(prompt, dtype=torch.int64)

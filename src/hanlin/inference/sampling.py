@@ -128,7 +128,7 @@ def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 
     In order of id, not of likelihood: rounding noise that swaps two nearly equal tokens then hardly moves the result.
     """
-    running = probabilities.cumsum(dim=1)
+    running = probabilities.cumsum(dim=1, dtype=torch.float64)
     target = uniforms[:, None] * running[:, -1:]
     return torch.searchsorted(running, target, right=True)[:, 0].clamp(max=probabilities.shape[1] - 1)
 
@@ -151,7 +151,9 @@ def choose(logits: Tensor, states: Sequence[SamplingState]) -> Choice:
             if processed is logits:
                 processed = logits.clone()
             processed[row] = penalise_repetition(processed[row], state.seen, state.request.repetition_penalty)
-    normaliser = logits.logsumexp(dim=1)
+    largest = logits.amax(dim=1, keepdim=True)
+    weights = (logits - largest).exp_()
+    normaliser = weights.sum(dim=1).log_() + largest[:, 0]
     sampled = [row for row, state in enumerate(states) if state.request.temperature > 0]
     if len(sampled) < len(states):
         tokens = processed.argmax(dim=1)
@@ -159,7 +161,10 @@ def choose(logits: Tensor, states: Sequence[SamplingState]) -> Choice:
         tokens = torch.empty(len(states), dtype=torch.int64, device=logits.device)
     if sampled:
         rows = slice(None) if len(sampled) == len(states) else torch.tensor(sampled, device=logits.device)
-        chances = distribution(processed[rows], [states[row].request for row in sampled])
+        requests = [states[row].request for row in sampled]
+        # The probabilities as they are need no further pass over the vocabulary.
+        plain = processed is logits and all(_is_plain(request) for request in requests)
+        chances = weights[rows] if plain else distribution(processed[rows], requests)
         uniforms = [uniform(states[row].key, states[row].step) for row in sampled]
         tokens[rows] = draw(chances, torch.tensor(uniforms, dtype=torch.float64, device=logits.device))
     logprobs = logits.gather(1, tokens[:, None])[:, 0] - normaliser
@@ -170,6 +175,10 @@ def choose(logits: Tensor, states: Sequence[SamplingState]) -> Choice:
             chosen[row] = -1
     top = _top_logprobs(logits, normaliser, states, chosen, chances_of_chosen)
     return Choice(chosen, chances_of_chosen, top)
+
+
+def _is_plain(request: Request) -> bool:
+    return request.temperature == 1 and request.top_k == 0 and request.top_p >= 1 and request.min_p <= 0
 
 
 def _top_logprobs(

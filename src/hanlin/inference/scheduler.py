@@ -113,6 +113,8 @@ class Scheduler:
         if not self.waiting or (self.running and free < min(len(self.waiting), -(-self.max_batch // 4))):
             return []
         joining: list[Sequence] = []
+        read: set[tuple[int, ...]] = set()
+        """Prompts: one that several ask is read once"""
         longest_prompt = 0
         longest = max((_most(sequence) for sequence in self.running), default=0)
         while self.waiting and len(joining) < free:
@@ -122,7 +124,8 @@ class Scheduler:
             rows = len(self.running) + len(joining) + 1
             if rows > 1 and rows * longest > self.cache_tokens:
                 break
-            if joining and (len(joining) + 1) * longest_prompt > self.runner.prefill_tokens:
+            read.add(tuple(candidate.request.prompt_ids))
+            if joining and len(read) * longest_prompt > self.runner.prefill_tokens:
                 break
             joining.append(self.waiting.popleft())
         return joining

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
+from hanlin.models.branches import Branches, branch_attention, branches
 from hanlin.models.config import ModelConfig
 
 
@@ -41,17 +42,24 @@ class Visibility(NamedTuple):
     """Length of the longest document, with `starts`."""
     window: int | None = None
     """The sliding window, where `segments` or `starts` are given."""
+    branches: Branches | None = None
+    """Answers that share prompts, in a single row; it knows about windows by itself."""
 
 
 def visibility(
-    config: ModelConfig, batch: int, length: int, document_ids: Tensor | None, x: Tensor
+    config: ModelConfig, batch: int, length: int, document_ids: Tensor | None, x: Tensor, lines: Tensor | None = None
 ) -> list[Visibility]:
     """One `Visibility` a layer, for rows of `length` positions whose hidden states are like `x` (dtype, device).
 
-    A document is a run of equal `document_ids` [B, T] within a row.
+    A document is a run of equal `document_ids` [B, T] within a row. `lines` are answers that share prompts (see
+    `branches.branches`), instead of documents.
     """
     made: dict[int | None, Visibility] = {}
-    for window in {config.window(layer) for layer in range(config.layers)}:
+    windows = {config.window(layer) for layer in range(config.layers)}
+    if lines is not None:
+        made = {window: Visibility(branches=found) for window, found in branches(lines, windows, x).items()}
+        return [made[config.window(layer)] for layer in range(config.layers)]
+    for window in windows:
         reach = None if window is None or window >= length else window
         if document_ids is None:
             made[window] = Visibility() if reach is None else Visibility(mask=_mask(length, reach, None, x))
@@ -106,6 +114,8 @@ def _segments(document_ids: Tensor) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, see: Visibility) -> Tensor:
     """Scaled dot-product attention; query [B, heads, T, D], key and value [B, kv_heads, T, D] -> [B, heads, T, D]."""
     groups = query.shape[1] // key.shape[1]
+    if see.branches is not None:
+        return branch_attention(query, key, value, see.branches)
     if see.starts is not None:
         batch, _, length, _ = query.shape
         flat = [x.transpose(1, 2).flatten(0, 1) for x in (query, key, value)]

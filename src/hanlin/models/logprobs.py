@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens, with gradients, from hidden states: the logits never exist all at once.
+"""Log-probabilities of chosen tokens, with gradients, from hidden states: of many, the logits never exist all at once.
 
 `losses.cross_entropy` is for objectives that are a plain sum of them; here each token's value has its own gradient, as
 the preference and policy objectives need.
@@ -13,6 +13,10 @@ from torch import Tensor
 
 from hanlin.models.losses import CHUNK_BYTES
 
+KEPT_BYTES = 8 * CHUNK_BYTES
+"""How much may be kept of the forward pass, so that the backward pass need not compute it again (CPU; a GPU keeps
+sixteen times as much)."""
+
 
 def token_logprobs(
     hidden: Tensor, weight: Tensor, labels: Tensor, chunk_rows: int | None = None, entropy: bool = True
@@ -20,63 +24,77 @@ def token_logprobs(
     """(log p(label), entropy) of each position, float32 [N] in nats; the entropy has no gradient, and is NaN where it
     is not asked for.
 
-    hidden [N, d], weight [V, d] of the output head, labels int64 [N]. In the backward pass each chunk's logits are
-    computed again, so memory does not grow with N · V.
+    hidden [N, d], weight [V, d] of the output head, labels int64 [N]. Where probabilities of all N · V would take more
+    than `KEPT_BYTES`, the backward pass computes each chunk's again.
     """
     if chunk_rows is None:
         budget = CHUNK_BYTES * (1 if labels.device.type == "cpu" else 16)
         chunk_rows = max(128, budget // (4 * weight.shape[0]))
-    return _TokenLogprobs.apply(hidden, weight, labels, chunk_rows, entropy)
+    return _TokenLogprobs.apply(hidden, weight, labels, chunk_rows, entropy, torch.is_grad_enabled())
 
 
 class _TokenLogprobs(torch.autograd.Function):
+    """With z = W h, p = softmax(z), y the label and D = Σ_v p_v w_v - w_y: log p(y) has the gradient -D by h and
+    -(p - onehot(y)) hᵀ by W, and the entropy is -log p(y) - h · D. So D is computed at once, and serves twice."""
+
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, rows: int, with_entropy: bool
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, rows: int, with_entropy: bool, trained: bool
     ) -> tuple[Tensor, Tensor]:
         exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         chosen = torch.empty(hidden.shape[0], dtype=exact, device=hidden.device)
         entropy = torch.full_like(chosen, float("nan"))
-        normaliser = torch.empty_like(chosen)
+        largest, totals = torch.empty_like(chosen), torch.empty_like(chosen)
         matrix = weight.to(hidden.dtype)
+        times = 1 if labels.device.type == "cpu" else 16
+        keep = trained and hidden.element_size() * labels.numel() * weight.shape[0] <= times * KEPT_BYTES
+        away = torch.empty_like(hidden) if trained else None
+        kept: list[Tensor] = []
         for start in range(0, hidden.shape[0], rows):
-            end = min(start + rows, hidden.shape[0])
-            logits = (hidden[start:end] @ matrix.T).to(exact)
+            part, label = hidden[start : start + rows], labels[start : start + rows, None]
+            logits = (part @ matrix.T).to(exact)
             # In place, and each pass once: on a CPU they cost as much as the product.
             top = logits.amax(1, keepdim=True)
-            scores = logits.sub_(top)
-            picked = scores.gather(1, labels[start:end, None])[:, 0]
-            weights = scores.exp() if with_entropy else scores.exp_()
-            total = weights.sum(1)
-            log_total = total.log()
-            normaliser[start:end] = top[:, 0] + log_total
-            chosen[start:end] = picked - log_total
+            picked = logits.gather(1, label) - top
+            weights = logits.sub_(top).exp_()
+            total = weights.sum(1, keepdim=True)
+            logp = picked - total.log()
+            place = slice(start, start + rows)
+            chosen[place], largest[place], totals[place] = logp[:, 0], top[:, 0], total[:, 0]
+            if not trained and not with_entropy:
+                continue
+            change = weights.scatter_add_(1, label, -total).to(hidden.dtype)
+            distance = (change @ matrix) / total
             if with_entropy:
-                # H = log Σ e^z - Σ p z, with z less its maximum and p = e^z / Σ e^z.
-                entropy[start:end] = log_total - weights.mul_(scores).sum(1) / total
-        ctx.save_for_backward(hidden, weight, labels, normaliser)
+                entropy[place] = -logp[:, 0] - (part * distance).sum(1)
+            if away is not None:
+                away[place] = distance
+            if keep:
+                kept.append(change)
+        ctx.save_for_backward(hidden, weight, labels, largest, totals, away, *kept)
         ctx.rows = rows
         ctx.mark_non_differentiable(entropy)
         return chosen, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, labels, normaliser = ctx.saved_tensors
-        upstream = grads[0]
-        matrix = weight.to(hidden.dtype)
-        need_hidden, need_weight = ctx.needs_input_grad[:2]
-        hidden_grad = torch.empty_like(hidden) if need_hidden else None
-        weight_grad = torch.zeros_like(weight, dtype=normaliser.dtype) if need_weight else None
-        for start in range(0, hidden.shape[0], ctx.rows):
-            end = min(start + ctx.rows, hidden.shape[0])
-            part, slope = hidden[start:end], upstream[start:end, None]
-            logits = (part @ matrix.T).to(normaliser.dtype)
-            # d log p(y) / d logits = onehot(y) - p
-            change = logits.sub_(normaliser[start:end, None]).exp_().mul_(-slope)
-            change.scatter_add_(1, labels[start:end, None], slope)
-            change = change.to(hidden.dtype)
-            if hidden_grad is not None:
-                hidden_grad[start:end] = change @ matrix
-            if weight_grad is not None:
-                weight_grad += (change.T @ part).to(weight_grad.dtype)
-        return hidden_grad, None if weight_grad is None else weight_grad.to(weight.dtype), None, None, None
+        hidden, weight, labels, largest, totals, away, *kept = ctx.saved_tensors
+        hidden_grad = weight_grad = None
+        if ctx.needs_input_grad[0]:
+            hidden_grad = (away * -grads[0][:, None]).to(hidden.dtype)
+        if ctx.needs_input_grad[1]:
+            matrix = weight.to(hidden.dtype)
+            weight_grad = torch.zeros_like(weight, dtype=totals.dtype)
+            slope = (-grads[0] / totals)[:, None]
+            for number, start in enumerate(range(0, hidden.shape[0], ctx.rows)):
+                place = slice(start, start + ctx.rows)
+                part = hidden[place]
+                if kept:
+                    change = kept[number]
+                else:
+                    logits = (part @ matrix.T).to(totals.dtype)
+                    change = logits.sub_(largest[place, None]).exp_()
+                    change = change.scatter_add_(1, labels[place, None], -totals[place, None]).to(hidden.dtype)
+                weight_grad += (change.T @ (part * slope[place]).to(hidden.dtype)).to(weight_grad.dtype)
+            weight_grad = weight_grad.to(weight.dtype)
+        return hidden_grad, weight_grad, None, None, None, None

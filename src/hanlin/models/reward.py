@@ -36,13 +36,12 @@ class LaidOut(Protocol):
     """What is asked of rows of sequences (the data room's `sequences.Rows`)."""
 
     @property
-    def batch(self) -> Any:
-        """input_ids, position_ids and document_ids, each [B, T] or None"""
-        ...
-
-    @property
     def before_answers(self) -> Tensor:
         """int64 [M] places in the flattened rows"""
+        ...
+
+    def hidden(self, model: Any, at: Tensor) -> Tensor:
+        """[len(at), hidden] of a model with `hidden` as the Transformer's"""
         ...
 
     @property
@@ -97,10 +96,15 @@ class RewardModel(nn.Module):
         return self.trunk.blocks
 
     def hidden(
-        self, input_ids: Tensor, position_ids: Tensor | None = None, document_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        branches: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
         """As the Transformer's."""
-        return self.trunk.hidden(input_ids, position_ids, document_ids)
+        return self.trunk.hidden(input_ids, position_ids, document_ids, branches=branches, at=at)
 
     def score(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., hidden] to centred scores [...], float32 (float64 of float64)."""
@@ -111,7 +115,7 @@ class RewardModel(nn.Module):
         """[S, hidden] after the final norm, at the last token of each sequence. `rows`, where they are laid out
         already, must read that token (`in_rows(with_last=True)`)."""
         rows = rows or sequences.in_rows(with_last=True)
-        return self._at(rows, rows.last)
+        return rows.hidden(self, rows.last)
 
     def rewards(self, sequences: Answers, rows: LaidOut | None = None) -> Tensor:
         """[S] the reward of each sequence; `rows` as for `last_hidden`."""
@@ -121,18 +125,13 @@ class RewardModel(nn.Module):
         """[M] the head's output at the position before each token of the answers: what a critic that begins as this
         model expects of the whole before that token is known."""
         rows = rows or sequences.in_rows()
-        return self.score(self._at(rows, rows.before_answers))
+        return self.score(rows.hidden(self, rows.before_answers))
 
     def forward(
         self, input_ids: Tensor, position_ids: Tensor | None = None, document_ids: Tensor | None = None
     ) -> Tensor:
         """Centred scores [B, T] of every position."""
         return self.score(self.hidden(input_ids, position_ids, document_ids))
-
-    def _at(self, rows: LaidOut, places: Tensor) -> Tensor:
-        batch = rows.batch
-        hidden = self.hidden(batch.input_ids, batch.position_ids, batch.document_ids)
-        return hidden.reshape(-1, hidden.shape[-1]).index_select(0, places)
 
 
 def save_reward_model(

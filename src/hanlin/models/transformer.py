@@ -96,7 +96,7 @@ class Attention(nn.Module):
         self.key_norm = RMSNorm(config.head_dim, config.norm_epsilon) if config.qk_norm else None
 
     def forward(
-        self, x: Tensor, cos: Tensor | None, sin: Tensor | None, see: Visibility, cache: Cache | None
+        self, x: Tensor, cos: Tensor | None, sin: Tensor | None, see: Visibility, cache: Cache | None, at: Tensor | None
     ) -> Tensor:
         batch, length, _ = x.shape
         joint = self.qkv(x).view(batch, length, self.heads + 2 * self.kv_heads, self.head_dim)
@@ -109,7 +109,8 @@ class Attention(nn.Module):
             parts = norm_rotate(joint, self.heads, weights, self.epsilon, cos, sin)
         query, key, value = (part.transpose(1, 2) for part in parts)
         mixed = attend(query, key, value, see) if cache is None else cache.attend(self.layer, query, key, value)
-        return self.out(mixed.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim))
+        mixed = mixed.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim)
+        return self.out(mixed if at is None else mixed.flatten(0, 1).index_select(0, at))
 
 
 class MLP(nn.Module):
@@ -136,7 +137,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)) (pre-norm)."""
+    """x + attention(norm(x)), then x + mlp(norm(x)) (pre-norm); with `at`, only of those of the B · T positions."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -144,9 +145,11 @@ class Block(nn.Module):
         self.mlp_norm, self.mlp = _norm(config), MLP(config)
 
     def forward(
-        self, x: Tensor, cos: Tensor | None, sin: Tensor | None, see: Visibility, cache: Cache | None = None
-    ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, see, cache)
+        self, x: Tensor, cos: Tensor | None, sin: Tensor | None, see: Visibility, cache: Cache | None = None,
+        at: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        mixed = self.attention(self.attention_norm(x), cos, sin, see, cache, at)
+        x = (x if at is None else x.flatten(0, 1).index_select(0, at)) + mixed
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -183,11 +186,15 @@ class Transformer(nn.Module):
         position_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
         cache: Cache | None = None,
+        branches: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """Token ids [B, T] to hidden states [B, T, hidden] after the final norm.
+        """Token ids [B, T] to hidden states [B, T, hidden] after the final norm; [len(at), hidden] where only those
+        of the B · T positions are asked for, which spares most of the last block.
 
         `position_ids` [B, T] default to 0…T-1; `document_ids` [B, T] keep attention inside runs of equal ids (None:
-        each row is one document). With a `cache`, positions must be given and attention is the cache's. Raises
+        each row is one document). With a `cache`, positions must be given and attention is the cache's. `branches`
+        (int64 [S, 4], see `models.branches`): a single row holds prompts and answers that share them. Raises
         HanlinError for positions that the model does not have.
         """
         if cache is not None and position_ids is None:
@@ -204,11 +211,11 @@ class Transformer(nn.Module):
         else:
             x = x + self._learned_positions(length, position_ids).to(x.dtype)
         if cache is None:
-            sees = visibility(self.config, batch, length, document_ids, x)
+            sees = visibility(self.config, batch, length, document_ids, x, branches)
         else:
             sees = [Visibility()] * self.config.layers
-        for block, see in zip(self.blocks, sees):
-            x = block(x, cos, sin, see, cache)
+        for number, (block, see) in enumerate(zip(self.blocks, sees), start=1):
+            x = block(x, cos, sin, see, cache, at if number == len(sees) else None)
         return self.final_norm(x)
 
     def _learned_positions(self, length: int, position_ids: Tensor | None) -> Tensor:

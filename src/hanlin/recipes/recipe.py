@@ -257,16 +257,24 @@ def _check_top(recipe: Recipe, label: str) -> None:
         isinstance(recipe.minutes, bool) or not isinstance(recipe.minutes, int | float) or not recipe.minutes > 0
     ):
         raise _fault(recipe, ("minutes", f"minutes must be a number above 0, not {recipe.minutes!r}."))
-    if not recipe.exam and not any(map(_examines_itself, recipe.stages.values())):
-        raise HanlinError(
-            f"{label}: the recipe has no `exam:`. A stage that trains must be examined: add, for example,\n"
-            f"exam:\n  {next(iter(recipe.stages))}:\n    tasks: [corpus/bits-per-byte]"
-        )
+    if recipe.exam:
+        return
+    for name, body in recipe.stages.items():
+        # Whether it takes part in this run or not.
+        if _is_examined(body):
+            raise HanlinError(
+                f"{label}: the recipe has no `exam:`. A stage that trains must be examined: add, for example,\n"
+                f"exam:\n  {name}:\n    tasks: [corpus/bits-per-byte]"
+            )
 
 
-def _examines_itself(body: dict[str, Any]) -> bool:
+def _is_examined(body: dict[str, Any]) -> bool:
+    """Whether a stage's model must be examined by an exam of the recipe's."""
     kind = body.get("kind")
-    return isinstance(kind, str) and kind in KINDS and get_stage(kind).examines_itself
+    if not isinstance(kind, str) or kind not in KINDS:
+        return False
+    stage = get_stage(kind)
+    return stage.trains and not stage.examines_itself
 
 
 def _with_exams(recipe: Recipe) -> dict[str, dict[str, Any]]:
@@ -290,7 +298,7 @@ def _with_exams(recipe: Recipe) -> dict[str, dict[str, Any]]:
         if stage.examines_itself and name in recipe.exam:
             message = f"the stage {name!r} of kind {kind} examines itself: its gates are settings of its own."
             raise _fault(recipe, (f"exam.{name}", f"exam.{name}: {message} Leave this out."))
-        if not stage.trains or stage.examines_itself:
+        if not _is_examined(body):
             continue
         if name not in recipe.exam:
             message = (

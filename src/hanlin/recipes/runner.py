@@ -173,7 +173,8 @@ def identify(step: Step, inputs: dict[str, Artifact], fingerprint: Any) -> str:
 
 
 def _check_outside(ordered: list[Step]) -> None:
-    """Raise UsageError for files and devices that are not there, before anything is made: the last stage's as well."""
+    """Raise UsageError for files and devices that are not there, and for files of the wrong kind, before anything is
+    made: the last stage's as well."""
     for step in ordered:
         device = getattr(getattr(step.settings, "loop", step.settings), "device", "auto")
         if device != "auto":
@@ -185,6 +186,12 @@ def _check_outside(ordered: list[Step]) -> None:
             for path in [given] if isinstance(given, str) else given or []:
                 if not Path(path).expanduser().exists():
                     raise UsageError(f"{step.name}.{key}: there is no file or folder {path}.")
+        for key, look in step.stage.looks.items():
+            if getattr(step.settings, key):
+                try:
+                    look(step.settings)
+                except HanlinError as error:
+                    raise UsageError(f"{step.name}.{key}: {error}") from None
 
 
 @dataclass

@@ -93,6 +93,15 @@ def fingerprint_data(settings: SftSettings) -> dict[str, str]:
     return found
 
 
+def look_at_data(settings: SftSettings) -> None:
+    """Raise HanlinError for files of another kind, and where there is no conversation in all that the stage reads."""
+    from hanlin.data.formats import INSTRUCTION_FORMS, nothing_usable, to_example
+
+    report = nothing_usable(_paths(settings), INSTRUCTION_FORMS, to_example)
+    if report and not any(getattr(settings, name) for name in INPUT_FILES):
+        raise _no_conversation(report)
+
+
 def resolve_sft(settings: SftSettings, context: StageContext) -> SftSettings:
     """Decide steps, device, precision and compile, and give a number to everything that was left out."""
     from hanlin.models.hub import load_config
@@ -222,7 +231,7 @@ def _render(settings: SftSettings, context: StageContext, tokenizer: Tokenizer) 
         raise HanlinError("an sft stage has nothing to learn: give it data=PATH, or a stage as world or instructions.")
     examples, report = read_instructions(paths)
     if not examples:
-        raise HanlinError(f"there is no conversation in {', '.join(map(str, paths))}.")
+        raise _no_conversation(report)
     rendered = render_conversations(
         examples, tokenizer, lambda done: context.progress.update(done, len(examples), "conversations rendered")
     )
@@ -241,6 +250,10 @@ def _render(settings: SftSettings, context: StageContext, tokenizer: Tokenizer) 
         "notes": _notes(report, cut),
     }
     write_json(context.workdir / READING, {**report.figures(), **account})
+
+
+def _no_conversation(report: ReadReport) -> HanlinError:
+    return HanlinError(f"there is no conversation in {', '.join(report.files)}; the first row: {report.quarantined[0]}")
 
 
 def _notes(report: ReadReport, cut: Cut) -> list[str]:
@@ -302,6 +315,7 @@ SFT_STAGE = Stage(
     },
     paths=("data",),
     fingerprint=fingerprint_data,
+    looks={"data": look_at_data},
     resolve=resolve_sft,
     settle=settle_steps,
     reads=bytes_to_read,

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from hanlin.alignment.asked import look_for_prompts
 from hanlin.alignment.constitution.principles import source_of
 from hanlin.alignment.instructions.pieces import FOLDER
 from hanlin.alignment.instructions.reader import Chat
-from hanlin.alignment.prepared import PREFERENCES, fingerprint_paths
+from hanlin.alignment.prepared import PREFERENCES, fingerprint_paths, look_for_preferences
 from hanlin.artifacts import (
     POLICY_KINDS,
     HanlinError,
@@ -139,6 +140,14 @@ class ConstitutionSettings(Settings):
 def paths_of(given: str | list[str] | None) -> list[Path]:
     """The user's files and folders."""
     return [Path(path).expanduser() for path in ([given] if isinstance(given, str) else given or [])]
+
+
+def _look_at_prompts(settings: ConstitutionSettings) -> None:
+    look_for_prompts(paths_of(settings.data), alone=settings.world is None)
+
+
+def _look_at_pairs(given: str | list[str] | None, alone: bool) -> None:
+    look_for_preferences(paths_of(given), "rankings", alone)
 
 
 def fingerprint(settings: ConstitutionSettings) -> dict[str, Any]:
@@ -371,6 +380,11 @@ CONSTITUTION_STAGE = Stage(
     inputs={"model": POLICY_KINDS, "judge": POLICY_KINDS, "world": ("world",)},
     paths=("data", "pairs", "check", "prompts"),
     fingerprint=fingerprint,
+    looks={
+        "data": _look_at_prompts,
+        "pairs": lambda given: _look_at_pairs(given.pairs, alone=given.data is None and given.world is None),
+        "check": lambda given: _look_at_pairs(given.check, alone=True),
+    },
     resolve=resolve,
     transient=(FOLDER,),
 )

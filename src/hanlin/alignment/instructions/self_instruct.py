@@ -75,6 +75,13 @@ class SelfInstructSettings(Settings):
         return self
 
 
+def look_at_seeds(settings: SelfInstructSettings) -> None:
+    """Raise HanlinError for the first seed task that can't be used: they are few, so all are read."""
+    from hanlin.alignment.instructions.seeds import read_seeds
+
+    read_seeds(Path(settings.seeds).expanduser())
+
+
 def fingerprint(settings: SelfInstructSettings) -> dict[str, Any]:
     """Hashes of the seed tasks and the user's prompts."""
     from hanlin.alignment.instructions import bootstrap, evolve
@@ -204,6 +211,7 @@ SELF_INSTRUCT_STAGE = Stage(
     inputs={"model": POLICY_KINDS},
     paths=("seeds", "prompts"),
     fingerprint=fingerprint,
+    looks={"seeds": look_at_seeds},
     resolve=resolve,
     transient=(FOLDER,),
 )

@@ -104,6 +104,20 @@ class InstructionSettings(Settings):
         return self
 
 
+def look_at_data(settings: InstructionSettings) -> None:
+    """Raise HanlinError for files of another kind, and where there is no conversation in all that the stage reads."""
+    from hanlin.data.formats import INSTRUCTION_FORMS, nothing_usable, to_example
+    from hanlin.tokenization import Conversation
+
+    def usable(one: object) -> bool:
+        return isinstance(one, Conversation)
+
+    report = nothing_usable(_paths(settings), INSTRUCTION_FORMS, to_example, usable=usable)
+    if report and not settings.sets and settings.world is None:
+        why = report.quarantined[0] if report.quarantined else "all rows are plain text, which has no question"
+        raise HanlinError(f"there is no conversation in {', '.join(report.files)}: {why}")
+
+
 def fingerprint(settings: InstructionSettings) -> dict[str, Any]:
     """What the rows depend on outside the settings: the files, the sets as they are described, the user's prompts."""
     from hanlin.data.rows import data_files
@@ -221,6 +235,7 @@ INSTRUCTIONS_STAGE = Stage(
     inputs={"world": ("world",), "model": POLICY_KINDS, "judge": POLICY_KINDS},
     paths=("data", *PROMPTS),
     fingerprint=fingerprint,
+    looks={"data": look_at_data},
     resolve=resolve,
     transient=(FOLDER,),
 )

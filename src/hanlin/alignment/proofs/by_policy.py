@@ -23,6 +23,16 @@ from hanlin.alignment.proofs.table import TableActorCritic, TableCritic, TableSa
 from hanlin.alignment.proofs.worlds import AT_ONCE, BANDIT, BETA, WORDS, Proof, World, run, scratch
 from hanlin.alignment.rollouts import Rollouts, Samples
 
+PPO_BOUND = 1.74e-3
+"""What a run of `ppo` exceeds once in 1,000. Measured: the logarithms of the distances of 40 other seeds (100 to 139)
+look normal, with mean -8.07 and deviation 0.513; of such, a further one is above mean + 3.31 · 0.513 · √(1 + 1/40) with
+that chance, 3.31 being Student's t of 39 degrees of freedom. The largest of the 40 was 7.8e-4.
+
+The distance is noise of the samples, much of it by way of the critic, which learns from the same samples. Given the
+exact values of the optimum in the critic's place, seeds 0, 100 and 101 end at 1.1e-4 to 2.3e-4, as RLOO does, and not
+at 1.8e-4 to 1.0e-3. At half the rate seeds 0 and 1 end five times nearer; with λ = 1, which has no bias from the
+critic, they do not."""
+
 
 class InTurn(Rollouts):
     """Asks the few prompts in turn: an order drawn anew for every one or two takes longer than the training."""
@@ -61,7 +71,9 @@ def learn(world: World, rollout: RolloutSettings, kl: KlSettings, seed: int, ste
     return policy.probabilities()
 
 
-def reaches_the_optimum(name: str, rollout: RolloutSettings, seed: int, bound: float, steps: int) -> Proof:
+def reaches_the_optimum(
+    name: str, rollout: RolloutSettings, seed: int, bound: float, steps: int, bound_is: str = ""
+) -> Proof:
     """PPO, RLOO or GRPO in `WORDS`: near π ∝ π_ref · exp(r/β), and without KL far from it."""
     world = World.drawn(WORDS, seed)
     optimum = optima.tilted(world.base, world.rewards, BETA)
@@ -76,13 +88,14 @@ def reaches_the_optimum(name: str, rollout: RolloutSettings, seed: int, bound: f
         optima.divergence(control, optimum),
         bound,
         least_control=0.5,
-        what="KL(π ‖ π*); control: trained without KL",
+        what=f"KL(π ‖ π*); {bound_is}control: trained without KL",
     )
 
 
 def ppo(seed: int, steps: int = 300) -> Proof:
     """With a critic, GAE, clipping, and two passes over each rollout."""
-    return reaches_the_optimum("PPO", PpoRollout(prompts=2, samples=128, inner_epochs=2), seed, 2e-3, steps)
+    rollout = PpoRollout(prompts=2, samples=128, inner_epochs=2)
+    return reaches_the_optimum("PPO", rollout, seed, PPO_BOUND, steps, "bound: once in 1,000, by 40 other seeds; ")
 
 
 def rloo(seed: int, steps: int = 300) -> Proof:

@@ -50,7 +50,8 @@ class Space:
     def everything(self) -> Sequences:
         """Every answer to every prompt, each a group of its own."""
         asked = [[self.tokens + prompt] for prompt in range(self.prompts) for _ in self.answers]
-        return join(asked, self.answers * self.prompts)
+        # A table walks from a row's beginning: prompts can't be shared.
+        return join(asked, self.answers * self.prompts, layout="packed")
 
     def sequences(self, prompts: list[int], answers: list[int], groups: list[int]) -> Sequences:
         """Answers [S], by number, to prompts [S]."""
@@ -114,10 +115,12 @@ class TablePolicy(nn.Module):
         self.table = nn.Parameter(logits)
         self.register_buffer("head_weight", torch.eye(space.tokens, dtype=torch.float64))
 
-    def hidden(self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor | None = None) -> Tensor:
-        """The logits themselves, [B, T, tokens]: the head is the identity."""
+    def hidden(
+        self, input_ids: Tensor, position_ids: Tensor, document_ids: Tensor | None, branches: None, at: Tensor
+    ) -> Tensor:
+        """The logits themselves, [len(at), tokens]: the head is the identity."""
         rows: Any = _Rows(_Batch(input_ids, position_ids))
-        return self.table[self.walk.states(rows)]
+        return self.table[self.walk.states(rows).reshape(-1)[at]]
 
     @torch.no_grad()
     def probabilities(self) -> Tensor:

@@ -113,9 +113,7 @@ class Stationary:
     steps_per_epoch = 1
 
     def __init__(self, batch: Sequences) -> None:
-        self.batch = Fixed(
-            batch.input_ids, batch.lengths, batch.answer_lengths, batch.groups, batch.of_token, batch.of_sequence
-        )
+        self.batch = Fixed(**vars(batch))
 
     def step(self, step: int, rank: int = 0, ranks: int = 1) -> Sequences:
         return self.batch

@@ -26,6 +26,10 @@ HIDDEN = (
     *("rollouts", "overoptimisation", "best_of", "parameters", "memory"),
 )
 """Figures with a place of their own on the page; the rest is shown as a table."""
+LINES = 5
+"""Rows of data that are spelt out where a figure names them"""
+LONGEST_LINE = 240
+"""Characters of each"""
 
 
 def write_report(directory: Path) -> Path:
@@ -177,9 +181,23 @@ def _flat(value: Any, prefix: str = "") -> list[list[Any]]:
         name = f"{prefix}{key}"
         if isinstance(inner, dict):
             rows += _flat(inner, f"{name} · ")
+        elif isinstance(inner, list) and inner and key.endswith(("_rows", "notes")) and all(map(_is_text, inner)):
+            # Under the same name without _rows stands how many there are: the figures name the first ones only.
+            total = value.get(key.removesuffix("_rows"))
+            rows.append([name, _lines(inner, total if isinstance(total, int) else len(inner))])
         else:
             rows.append([name, inner if _is_plain(inner) else json.dumps(inner, ensure_ascii=False)[:400]])
     return rows
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _lines(texts: list[str], total: int) -> dict[str, Any]:
+    """A cell with a line for each of the first texts, and how many there are beside them."""
+    shown = [text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}…" for text in texts[:LINES]]
+    return {"lines": shown, "more": total - len(shown)}
 
 
 def _charts(curves: dict[str, Any], of_tokens: bool) -> list[dict[str, Any]]:
