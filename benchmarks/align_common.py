@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-RATE, LENGTH, NEW_TOKENS, SAMPLES, BETA, KL, INNER = 1e-5, 256, 48, 8, 0.1, 0.04, 2
+RATE, LENGTH, NEW_TOKENS, SAMPLES, BETA, KL, INNER, VALUE_WEIGHT = 1e-5, 256, 48, 8, 0.1, 0.04, 2, 0.5
 
 
 @dataclass

@@ -18,8 +18,23 @@ import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from align_common import BETA, INNER, KL, LENGTH, NEW_TOKENS, RATE, SAMPLES, Timed, batch_of, quiet, read, use_clock
+from align_common import (
+    BETA,
+    INNER,
+    KL,
+    LENGTH,
+    NEW_TOKENS,
+    RATE,
+    SAMPLES,
+    VALUE_WEIGHT,
+    Timed,
+    batch_of,
+    quiet,
+    read,
+    use_clock,
+)
 
 ROWS_AT_ONCE = {"sft": 8, "dpo": 8, "grpo": 32, "rloo": 32, "ppo": 32}
 """Rows of a micro-batch, where trl accumulates"""
@@ -119,11 +134,11 @@ class Trl:
         }  # fmt: skip
         return config(**{**given, **more})
 
-    def _load(self) -> Any:
+    def _load(self, path: Path | None = None) -> Any:
         import torch
         from transformers import AutoModelForCausalLM
 
-        return AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.float32)
+        return AutoModelForCausalLM.from_pretrained(path or self.model, dtype=torch.float32)
 
     def _train(
         self, task: str, trainer: Any, config: Any, folder: Path, rows: list[Any], variant: dict[str, Any], **more: Any
@@ -156,43 +171,48 @@ class Trl:
     # ------------------------------------------------------------------ PPO
 
     def _ppo(self, folder: Path, more: dict[str, Any]) -> Timed:
-        import torch
-        from datasets import Dataset
-        from transformers import AutoModelForSequenceClassification
-        from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
+        from trl.experimental.ppo import ppo_trainer
 
-        def scorer() -> Any:
-            path = Path(self.options.run) / "reward"
-            return AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32, num_labels=1)
-
-        rows, lengths = read(self.data / "ppo.jsonl"), list[float]()
-        # Its own default goes on to the last token. Its end is the tokenizer's, which is a turn's in chat models.
-        self.tokenizer.eos_token = "<|im_end|>"
-        stop = {"stop_token": "eos"} if self.natural else {}
-        ids: list[Any] = [
-            self.tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
-            for row in rows
-        ]
-        settings = self.config(
-            "ppo", PPOConfig, folder, total_episodes=len(rows) * self.options.steps, num_ppo_epochs=INNER,
-            response_length=NEW_TOKENS, temperature=1.0, kl_coef=KL, vf_coef=0.5, num_sample_generations=0,
-            **stop, **more,
-        )  # fmt: skip
-        clock, cut = make_clock(), ppo_trainer.truncate_response
+        lengths, clock, cut = list[float](), make_clock(), ppo_trainer.truncate_response
 
         def seen(stop_token: int, pad: int, answers: Any) -> Any:
             found = cut(stop_token, pad, answers)
             lengths.append(float((found != pad).sum(1).float().mean()))
             return found
 
-        ppo_trainer.truncate_response = seen
-        made = PPOTrainer(
-            args=settings, processing_class=self.tokenizer, model=self._load(), ref_model=self._load(),
-            reward_model=scorer(), value_model=scorer(), callbacks=[clock],
+        with mock.patch.object(ppo_trainer, "truncate_response", seen):
+            self.ppo_trainer(folder, self.natural, self.model, callbacks=[clock], **more).train()
+        return Timed(clock.seconds(), new_tokens=statistics.fmean(lengths) if lengths else float(NEW_TOKENS))
+
+    def ppo_trainer(self, folder: Path, natural: bool, model: Path, callbacks: Any = None, **more: Any) -> Any:
+        """A trainer of the weights in `model`. `natural`: answers end by themselves."""
+        import torch
+        from datasets import Dataset
+        from transformers import AutoModelForSequenceClassification
+        from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+        def scorer() -> Any:
+            path = Path(self.options.run) / "reward"
+            return AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32, num_labels=1)
+
+        rows = read(self.data / "ppo.jsonl")
+        # Its own default goes on to the last token. Its end is the tokenizer's, which is a turn's in chat models.
+        self.tokenizer.eos_token = "<|im_end|>"
+        stop = {"stop_token": "eos"} if natural else {}
+        ids: list[Any] = [
+            self.tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+            for row in rows
+        ]
+        settings = self.config(
+            "ppo", PPOConfig, folder, total_episodes=len(rows) * self.options.steps, num_ppo_epochs=INNER,
+            response_length=NEW_TOKENS, temperature=1.0, kl_coef=KL, vf_coef=VALUE_WEIGHT, num_sample_generations=0,
+            **stop, **more,
+        )  # fmt: skip
+        return PPOTrainer(
+            args=settings, processing_class=self.tokenizer, model=self._load(model), ref_model=self._load(),
+            reward_model=scorer(), value_model=scorer(), callbacks=callbacks,
             train_dataset=Dataset.from_list([{"input_ids": x} for x in ids]),
         )  # fmt: skip
-        made.train()
-        return Timed(clock.seconds(), new_tokens=statistics.fmean(lengths) if lengths else float(NEW_TOKENS))
 
 
 def make_clock() -> Any:
@@ -213,32 +233,6 @@ def make_clock() -> Any:
             return [two - one for one, two in itertools.pairwise(self.ends)]
 
     return Clock()
-
-
-def grpo_loss(trl: Trl, model: Path, folder: Path, loss: str) -> float:
-    """What trl's GRPO makes of the answers in `folder`/inputs.safetensors with the weights in `model`; `loss` is its
-    `loss_type`."""
-    import torch
-    from datasets import Dataset
-    from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM
-    from trl import GRPOConfig, GRPOTrainer
-
-    settings = trl.config(
-        "grpo", GRPOConfig, folder, loss_type=loss, num_generations=SAMPLES, max_completion_length=NEW_TOKENS, beta=KL,
-        # hanlin's k3 has no such factor.
-        use_bias_correction_kl=False,
-    )  # fmt: skip
-    made: Any = GRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), args=settings,
-        train_dataset=Dataset.from_list(read(trl.data / "grpo.jsonl")), processing_class=trl.tokenizer,
-        reward_funcs=lambda **given: [0.0],
-    )  # fmt: skip
-    made.current_gradient_accumulation_steps = 1
-    made.model.train()
-    inputs = load_file(folder / "inputs.safetensors", device=str(made.accelerator.device))
-    with torch.no_grad():
-        return float(made._compute_loss(made.model, inputs))
 
 
 class Elsewhere:
@@ -285,13 +279,16 @@ def serve() -> None:
         keep_freed_memory()
     trl = Trl(options, Path(asked["data"]))
     for line in sys.stdin:
-        what = json.loads(line)
+        what: dict[str, Any] = json.loads(line)
         folder = Path(what["folder"])
-        if "loss" in what:
-            answer: Any = grpo_loss(trl, Path(what["model"]), folder, what["loss"])
+        if "losses" in what:
+            from align_losses import answer
+
+            answer(trl, what.pop("losses"), Path(what.pop("model")), Path(what.pop("folder")), **what)
+            told: Any = None
         else:
-            answer = trl.run(what["task"], what["variant"], folder, what["natural"]).__dict__
-        print(ANSWER + json.dumps(answer), flush=True)
+            told = trl.run(what["task"], what["variant"], folder, what["natural"]).__dict__
+        print(ANSWER + json.dumps(told), flush=True)
 
 
 if __name__ == "__main__":

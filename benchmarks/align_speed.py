@@ -3,6 +3,7 @@
     pip install trl                                                     # 1.16.0
     pip install --no-deps --target runs/trl-ppo trl==1.12.0     # the last release that has PPO
     python benchmarks/align_speed.py --run runs/world --ppo-trl runs/trl-ppo [--json FILE]
+    python benchmarks/align_speed.py --run runs/world --ppo-trl runs/trl-ppo --losses-only --prompts 2 --rows 4
     python benchmarks/align_speed.py --run runs/world --device cuda --dtype bf16 --rows 128 --prompts 64
 
 `--run` is a run of the recipe `world`: its stage `chat` is the model, `reward` the reward model, and its world gives
@@ -12,10 +13,11 @@ constant rate; contestants take turns, and a ratio is the median over rounds of 
 
 hanlin runs its stages as recipes do. trl runs with its defaults but for gradient checkpointing, which is off as it only
 costs time, and then in each faster way that it offers here (see `align_peer.py`); "best" is the fastest of them.
-Losses are compared step by step, where both have the same rows: sft and dpo; of grpo the losses of given answers, with
-log π_old moved so far that many tokens are clipped. Sampled answers are measured twice: all of 48 tokens (ends are
-ignored), and ending by themselves ("ends"). A dpo step has its share of the reference's probabilities, which hanlin
-computes beforehand (each row is asked once).
+Losses are compared too, in fp32: step by step where both have the same rows (sft, dpo), and else of given answers, with
+their gradients (see `align_losses.py`). `--losses-only` does nothing else, and fails where they are far apart.
+
+Sampled answers are measured twice: all of 48 tokens (ends are ignored), and ending by themselves ("ends"). A dpo step
+has its share of the reference's probabilities, which hanlin computes beforehand (each row is asked once).
 
 With two quiet cores the whole takes about ten minutes. On a busy machine: `--clock cpu`.
 """
@@ -30,6 +32,7 @@ import json
 import logging
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from importlib.metadata import version
@@ -44,17 +47,21 @@ from align_common import (
     NEW_TOKENS,
     RATE,
     SAMPLES,
+    VALUE_WEIGHT,
     Timed,
     batch_of,
     quiet,
     use_clock,
     write_data,
 )
+from align_losses import losses_apart
 from align_peer import Elsewhere, variants
 
 TASKS = ("sft", "dpo", "grpo", "grpo-ends", "rloo", "rloo-ends", "ppo", "ppo-ends")
 BARS = {"sft": 2, "dpo": 2}
 """Of the others: 4"""
+LOSSES_APART = 1e-4
+"""The most that losses may be apart"""
 
 
 def arguments() -> argparse.Namespace:
@@ -76,8 +83,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--keep-memory", action="store_true", help="give trl hanlin's way of keeping freed memory")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: one thread, CPU seconds")
     parser.add_argument("--ppo-trl", type=Path, help="where trl 1.12.0 is (pip install --target); without: no PPO")
+    parser.add_argument("--losses-only", action="store_true", help="compare losses, and time nothing")
     parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.losses_only and options.dtype != "fp32":
+        parser.error("--losses-only: losses are compared in fp32")
+    return options
 
 
 class Hanlin:
@@ -170,7 +181,8 @@ class Hanlin:
         from hanlin.alignment.policy_settings import PpoRollout
 
         rollout = PpoRollout(prompts=batch_of("ppo", self.options), inner_epochs=INNER)
-        return self._policy("ppo", PPO_STAGE, PpoSettings, rollout, folder, reward=str(self.model.parent / "reward"))
+        more = {"reward": str(self.model.parent / "reward"), "value_weight": VALUE_WEIGHT}
+        return self._policy("ppo", PPO_STAGE, PpoSettings, rollout, folder, **more)
 
     def _policy(self, rows: str, stage: Any, kind: Any, rollout: Any, folder: Path, **more: Any) -> Timed:
         from hanlin.alignment import sampler
@@ -189,59 +201,6 @@ class Hanlin:
             return self._timed(stage, settings, folder, rollout.inner_epochs, **inputs)
         finally:
             sampler.Request = Request
-
-
-def same_grpo_losses(trl: Elsewhere, done: Path, folder: Path) -> float:
-    """Largest difference of the losses of one rollout (its weights trained on since), by two ways of dividing."""
-    import torch
-    from safetensors.torch import load_file, save_file
-    from torch.nn.utils.rnn import pad_sequence
-
-    from hanlin.alignment.policy_losses import policy_objective
-    from hanlin.alignment.policy_settings import ClipSettings, KlSettings
-    from hanlin.data.sequences import Sequences
-    from hanlin.models.hub import load_model
-
-    stored = load_file(done / "rollouts" / "000000.safetensors")
-    lengths, answers = stored["lengths"], stored["answer_lengths"]
-    values = {name: stored[f"of_token/{name}"] for name in ("old", "reference", "advantages")}
-    values["old"] = values["old"] + 0.3 * torch.randn(len(values["old"]), generator=torch.Generator().manual_seed(0))
-    beta = torch.full((len(lengths),), KL)
-    batch = Sequences(
-        stored["input_ids"], lengths, answers, torch.ones_like(lengths), values,
-        {"coefficient": beta, "per_token": torch.ones(len(lengths))},
-    )  # fmt: skip
-    parts = [(ids[: n - a], ids[n - a :]) for ids, n, a in zip(
-        stored["input_ids"].split(lengths.tolist()), lengths.tolist(), answers.tolist()
-    )]  # fmt: skip
-
-    def padded(rows: Any, side: str, fill: float = 0) -> Any:
-        return pad_sequence(list(rows), batch_first=True, padding_value=fill, padding_side=side)
-
-    def split(name: str) -> Any:
-        return padded(values[name].split(answers.tolist()), "right")
-
-    prompts, completions = [one for one, _ in parts], [two for _, two in parts]
-    inputs = {
-        "prompt_ids": padded(prompts, "left"), "prompt_mask": padded([torch.ones_like(x) for x in prompts], "left"),
-        "completion_ids": padded(completions, "right"),
-        "completion_mask": padded([torch.ones_like(x) for x in completions], "right"),
-        "advantages": split("advantages")[:, 0], "old_per_token_logps": split("old"),
-        "ref_per_token_logps": split("reference"), "num_items_in_batch": answers.sum(),
-    }  # fmt: skip
-    folder.mkdir()
-    save_file({name: value.contiguous() for name, value in inputs.items()}, folder / "inputs.safetensors")
-    model, apart = load_model(done), 0.0
-    for ours, theirs in (("token", "dapo"), ("sequence", "grpo")):
-        objective = policy_objective(ClipSettings(), KlSettings(within="loss", estimator="k3"), ours)
-        with torch.no_grad():
-            found = objective(model, batch)
-        one = float(found.loss_sum / found.tokens)
-        two = trl.ask(loss=theirs, model=done, folder=folder)
-        clipped = float(found.metrics["clipped"]) / len(values["old"])
-        print(f"  grpo, given answers, by {ours}: {one:.6f} and {two:.6f}, {clipped:.0%} of tokens clipped", flush=True)
-        apart = max(apart, abs(one - two))
-    return apart
 
 
 def main() -> None:
@@ -264,7 +223,7 @@ def main() -> None:
         )
         ours, newest = Hanlin(options, data), Elsewhere(options, data)
         stack.callback(newest.close)
-        lines: list[str] = []
+        lines, far = list[str](), list[str]()
         for name in options.only:
             task, _, natural = name.partition("-")
             theirs = newest
@@ -275,15 +234,19 @@ def main() -> None:
                 theirs = Elsewhere(options, data, options.ppo_trl)
                 stack.callback(theirs.close)
             runs: dict[str, list[Timed]] = {}
-            for number, who in itertools.product(
-                range(options.rounds), ("hanlin", *variants(task, options, bool(natural)))
-            ):
+            contestants = ("hanlin", *variants(task, options, bool(natural)))
+            if options.losses_only:
+                # Of the others hanlin's rollout is enough.
+                contestants = ("hanlin", "") if task in ("sft", "dpo") else ("hanlin",)
+            for number, who in itertools.product(range(1 if options.losses_only else options.rounds), contestants):
                 folder, start = data / f"{name}-{who or 'trl'}-{number}", time.perf_counter()
                 if who == "hanlin":
                     done = ours.run(task, folder, bool(natural))
                 else:
                     done = theirs.run(task=task, variant=who, folder=folder, natural=bool(natural))
                 runs.setdefault(who, []).append(done)
+                if options.losses_only:
+                    continue
                 label = who if who == "hanlin" else f"trl, {who or 'defaults'}"
                 print(
                     f"{name}, round {number + 1}, {label}: {statistics.median(done.seconds):.3f} s a step"
@@ -295,16 +258,27 @@ def main() -> None:
                 base = runs["hanlin"][0].losses
                 apart = max(abs(a - b) for who, found in runs.items() if who != "hanlin" for one in found
                             for a, b in zip(base, one.losses, strict=True))  # fmt: skip
-            elif options.dtype == "fp32" and name == "grpo":
-                apart = same_grpo_losses(newest, data / "grpo-hanlin-0", data / "same")
+            elif options.dtype == "fp32":
+                done, reward = data / f"{name}-hanlin-0", options.run / "reward"
+                apart = losses_apart(task, theirs, done, data / f"{name}-losses", reward, bool(natural))
+            if apart is not None:
+                print(f"{name}: {apart:.0e} apart, of {LOSSES_APART:.0e}", flush=True)
+                if apart > LOSSES_APART:
+                    far.append(name)
+            if options.losses_only:
+                result[name] = {"losses_apart": apart}
+                continue
             result[name] = summary(task, runs, apart)
             lines.append(row(name, result[name]))
             print(lines[-1], flush=True)
-    print("\n| | hanlin, s | trl, s | ratio | trl's best, s | ratio | bar | losses apart | tokens an answer |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    print("\n".join(lines))
+    if lines:
+        print("\n| | hanlin, s | trl, s | ratio | trl's best, s | ratio | bar | losses apart | tokens an answer |")
+        print("|---|---|---|---|---|---|---|---|---|")
+        print("\n".join(lines))
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))
+    if far:
+        sys.exit(f"losses are too far apart: {', '.join(far)}")
 
 
 def summary(task: str, runs: dict[str, list[Timed]], apart: float | None) -> dict[str, Any]:
