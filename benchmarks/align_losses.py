@@ -94,7 +94,7 @@ def stored(done: Path, model: Path) -> Sequences:
         found["input_ids"], lengths, found["answer_lengths"], torch.ones_like(lengths), part("of_token/"),
         {**part("of_sequence/"), "coefficient": torch.full((len(lengths),), KL), "per_token": torch.ones(len(lengths))},
     )  # fmt: skip
-    batch.of_token["old"] = score_all(policy, batch, len(lengths)) + noise(batch, 0)
+    batch.of_token["old"] = score_all(policy, batch, batch.input_ids.numel()) + noise(batch, 0)
     return batch
 
 

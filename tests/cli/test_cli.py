@@ -65,7 +65,7 @@ def test_a_run_has_a_directory_a_stage_and_a_recipe_without_auto(small_run):
     assert "auto" not in json.dumps(resolved)
     for model in ("base", "chat", "reward", "ppo", "dpo"):
         loop = resolved["stages"][model]["loop"]
-        for name in ("steps", "micro_rows", "evaluate_every", "checkpoint_every"):
+        for name in ("steps", "micro_tokens", "evaluate_every", "checkpoint_every"):
             assert loop[name] > 0
         assert all(loop["optimizer"][f"{role}_learning_rate"] > 0 for role in ("embedding", "head", "scalar"))
     assert resolved["stages"]["base"]["model"]["vocabulary_size"] == 700

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SHARDS = "samples"
 PROMPTS_AT_ONCE = 64
+TOKENS_AT_ONCE = 8_192
+"""That a reward model judges"""
 
 
 class BestOfNSettings(AskedSettings):
@@ -92,7 +94,7 @@ def _answering(
 
     model = load_model(context.inputs["model"].path, device=choose_device(settings.device)).eval()
     sampler = EngineSampler(rendered, tokenizer, settings.max_new_tokens, temperature=settings.temperature)
-    reward = rewarder(settings, context, rendered, settings.device, 64)
+    reward = rewarder(settings, context, rendered, settings.device, TOKENS_AT_ONCE)
 
     def answer(prompts: list[int], start: int) -> list[dict[str, Any]]:
         found = sampler.sample(model, prompts, settings.samples, context.seed * 1_000_003 + start)

@@ -185,13 +185,13 @@ def run_policy(settings: P, context: StageContext) -> dict[str, Any]:
     source = Rollouts(
         context.workdir / ROLLOUTS,
         sampler,
-        rewarder(settings, context, rendered, loop.device, loop.micro_rows or 64),
+        rewarder(settings, context, rendered, loop.device, loop.tokens_at_once(loop.device)),
         None if settings.lora else frozen(load_model(path), loop),
         settings.kl,
         settings.rollout,
         loop.rows,
         context.seed,
-        loop.micro_rows or 64,
+        loop.tokens_at_once(loop.device),
         text=_text(settings, context),
         keep_from=_earliest(context.workdir / "checkpoints"),
     )

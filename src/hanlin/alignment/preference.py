@@ -190,9 +190,8 @@ def run_preference(settings: Direct, context: StageContext) -> dict[str, Any]:
         context.progress.say("a single judged answer is held out, with no other to mismatch it with: it is not used")
         held_out = None
     if held_out is not None:
-        evaluate = measure(
-            objective, source("validation", held_out, min(loop.rows, len(held_out)), 0), loop.micro_rows or 8
-        )
+        rows = source("validation", held_out, min(loop.rows, len(held_out)), 0)
+        evaluate = measure(objective, rows, loop.tokens_at_once(loop.device))
     on_policy = train if isinstance(train, KtoSource) else None
     figures = train_language_model(
         model,
@@ -329,8 +328,8 @@ def _metrics(settings: Direct, batch: Sequences, rewards: Tensor) -> dict[str, T
     }
 
 
-def measure(objective: Objective, source: Any, rows: int) -> Callable[[Any], dict[str, float]]:
-    """Means of an objective's metrics over one pass of a source, `rows` groups at a time."""
+def measure(objective: Objective, source: Any, tokens: int) -> Callable[[Any], dict[str, float]]:
+    """Means of an objective's metrics over one pass of a source, about `tokens` at a time."""
 
     def evaluate(model: Any) -> dict[str, float]:
         device = next(model.parameters()).device
@@ -343,6 +342,7 @@ def measure(objective: Objective, source: Any, rows: int) -> Callable[[Any], dic
             if step == source.steps_per_epoch - 1:
                 # The last step begins the next pass, which is not wanted here.
                 batch = batch.slice(0, len(source.rendered) - step * source.rows)
+            rows = batch.rows_within(tokens)
             for start in range(0, batch.rows, rows):
                 parts: LossParts = objective(model, batch.slice(start, min(start + rows, batch.rows)).to(device))
                 for name, value in parts.metrics.items():

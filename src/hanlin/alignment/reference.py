@@ -42,7 +42,9 @@ def reference_logprobs(
         with without_lora(module) if lora_layers(module) else contextlib.nullcontext():
             for start in range(0, len(rendered), _AT_ONCE):
                 batch = rendered.sequences(range(start, min(start + _AT_ONCE, len(rendered))))
-                found.append(sum_by_sequence(score_all(module, batch, loop.micro_rows or 8).double(), batch))
+                found.append(
+                    sum_by_sequence(score_all(module, batch, loop.tokens_at_once(loop.device)).double(), batch)
+                )
                 context.progress.update(start, len(rendered), "the reference's probabilities")
         with atomic_path(path) as part, part.open("wb") as file:
             np.save(file, torch.cat(found).numpy())
@@ -93,10 +95,10 @@ class KtoSource(GroupsSource):
     def prepare(self, model: Any, position: int, step: int) -> None:
         """Estimate the KL for the batch at `position`: max(0, mean of log π - log π_ref over its mismatched pairs)."""
         batch = self.mismatched(position)
-        rows = self.loop.micro_rows or 8
-        ours = score_all(model, batch, rows).double()
+        at_once = self.loop.tokens_at_once(self.loop.device)
+        ours = score_all(model, batch, at_once).double()
         with as_reference(model, self.kept):
-            theirs = score_all(self.kept or model, batch, rows).double()
+            theirs = score_all(self.kept or model, batch, at_once).double()
         self.baseline = max(0.0, float(sum_by_sequence(ours - theirs, batch).mean()))
 
     def observe(self, position: int, metrics: dict[str, float]) -> dict[str, float]:

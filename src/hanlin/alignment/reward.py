@@ -202,7 +202,7 @@ def _train_member(
         source,
         loop,
         context,
-        measure(objective, held_out, loop.micro_rows or 8),
+        measure(objective, held_out, loop.tokens_at_once(loop.device)),
         objective=objective,
         lora=settings.lora,
         save=save,

@@ -120,7 +120,7 @@ class Rollouts:
         keep_from: Callable[[], int] = lambda: 0,
     ) -> None:
         """`reference` is the module that the policy is held to; None: the policy itself without its adapters. `rows`
-        answers make a step; `at_once` are computed at once where nothing is trained. `text` gives the rows of
+        answers make a step; `at_once` tokens are computed at once where nothing is trained. `text` gives the rows of
         text beside a step (PPO-ptx). `keep_from` tells the earliest step to which the run may still go back."""
         self.directory, self.sampler, self.rewarder = directory, sampler, rewarder
         self.reference, self.kl, self.settings = reference, kl, settings
@@ -245,15 +245,13 @@ class Rollouts:
                 raise HanlinError(
                     f"rollout {number}: {name} is no number for {int((~found.isfinite()).sum())} answers."
                 )
-        # Groups are prompts here, each with all its answers.
-        at_once = max(1, self.at_once // settings.samples)
         old = samples.logprobs
         if settings.recompute:
-            old = score_all(policy, batch, at_once)
+            old = score_all(policy, batch, self.at_once)
         elif number == 0:
-            check_probabilities(old, score_all(policy, batch, at_once), settings.tolerance)
+            check_probabilities(old, score_all(policy, batch, self.at_once), settings.tolerance)
         with as_reference(policy, self.reference):
-            reference = score_all(self.reference or policy, batch, at_once)
+            reference = score_all(self.reference or policy, batch, self.at_once)
         if number < 2:
             few = pick(batch, list(range(min(CHECKED, len(batch.lengths)))))
             check_distance(divergences(policy, self.reference, few), settings.tolerance, at_reference=number == 0)
@@ -285,9 +283,9 @@ class Rollouts:
             return None
         device = next(model.parameters()).device
         found: list[Tensor] = []
-        at_once = max(1, self.at_once // self.settings.samples)
-        for start in range(0, batch.rows, at_once):
-            part = batch.slice(start, min(start + at_once, batch.rows)).to(device)
+        rows = batch.rows_within(self.at_once)
+        for start in range(0, batch.rows, rows):
+            part = batch.slice(start, min(start + rows, batch.rows)).to(device)
             found.append(critic(part, part.in_rows()).float().cpu())
         return torch.cat(found)
 

@@ -50,6 +50,10 @@ class Sequences:
         """Groups: what a step is counted in."""
         return len(self.groups)
 
+    def rows_within(self, tokens: int) -> int:
+        """How many groups have about so many tokens together: at least one."""
+        return max(1, self.rows * tokens // self.input_ids.numel())
+
     def slice(self, start: int, stop: int) -> Sequences:
         """Groups `start` to `stop`: a micro-batch, or a rank's part."""
         first, last = int(self.groups[:start].sum()), int(self.groups[:stop].sum())

@@ -69,11 +69,15 @@ def norm_function(module: nn.Module, dtype: torch.dtype) -> Function:
 def rotation(cos: Tensor, sin: Tensor) -> Tensor:
     """[n, D, D] with which x @ it turns the pairs (i, i + D/2) of x by their angles; cos and sin [n, D/2].
 
-    As a product it is one operation a layer where turning takes four, and made once a step.
+    As a product it is one operation a layer where turning takes six, and made once a step: for a few rows that is less.
     """
     straight = torch.diag_embed(torch.cat((cos, cos), -1))
     crossed = torch.diag_embed(torch.cat((-sin, sin), -1)).roll(cos.shape[-1], -2)
     return straight + crossed
+
+
+MOST_PRODUCTS = 2
+"""Rows up to which queries and keys are turned by a product (measured: see `rotation`)"""
 
 
 class _Layer:
@@ -115,11 +119,12 @@ class DecodeStep:
         joint_heads, group = heads + kv_heads, heads // kv_heads
         positions = torch.tensor(lengths, device=cache.device)
         x = self.model.embedding(tokens).to(self.dtype)
-        turn = None
+        turn: Tensor | tuple[Tensor, Tensor] | None = None
         if self.model.positions is not None:
             x = x + self.model.positions(positions).to(self.dtype)
         elif self.model.rotary is not None:
-            turn = rotation(*(part[:, 0, 0] for part in self.model.rotary.at(1, positions[:, None], x)))
+            cos, sin = (part[:, 0] for part in self.model.rotary.at(1, positions[:, None], x))
+            turn = rotation(cos[:, 0], sin[:, 0]) if rows <= MOST_PRODUCTS else (cos, sin)
         slots, masks = cache.slots(positions), self._masks(positions, lengths, span)
         # stored[:rows, :kv_heads, :span] and stored[:rows, kv_heads:, :span], in a third of the time.
         seen, strides = (rows, kv_heads, span, size), cache.layers[0].stride()
@@ -146,14 +151,22 @@ class DecodeStep:
             x = x + layer.down(inner)
         return self.model.logits(self.final_norm(x))
 
-    def _norm_rotate(self, joint: Tensor, norms: tuple[Tensor, Tensor] | None, turn: Tensor) -> None:
-        """Normalise (Qwen3) and turn queries and keys [n, heads + kv_heads, D] in place; turn [n, D, D]."""
+    def _norm_rotate(
+        self, joint: Tensor, norms: tuple[Tensor, Tensor] | None, turn: Tensor | tuple[Tensor, Tensor]
+    ) -> None:
+        """Normalise (Qwen3) and turn queries and keys [n, heads + kv_heads, D] in place; turn [n, D, D], or cosines
+        and sines [n, 1, D / 2]."""
         both = joint if self.wide == self.dtype else joint.to(self.wide)
         if norms is not None:
             both = both * inverse_rms(both, self.epsilon)
             both[:, : self.config.heads].mul_(norms[0])
             both[:, self.config.heads :].mul_(norms[1])
-        joint.copy_(torch.bmm(both, turn))
+        if isinstance(turn, Tensor):
+            joint.copy_(torch.bmm(both, turn))
+            return
+        (first, second), (cos, sin) = both.chunk(2, -1), turn
+        left, right = (first * cos).addcmul_(second, sin, value=-1), (second * cos).addcmul_(first, sin)
+        joint.copy_(torch.cat((left, right), -1))
 
     def _masks(self, positions: Tensor, lengths: Sequence[int], span: int) -> dict[int | None, Tensor | None]:
         """For each window among the layers: additive [n, 1, 1, span]; None where every row sees every slot."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hanlin.models.losses import CHUNK_BYTES
 
-KEPT_BYTES = 8 * CHUNK_BYTES
+KEPT_BYTES = 16 * CHUNK_BYTES
 """How much may be kept of the forward pass, so that the backward pass need not compute it again (CPU; a GPU keeps
 sixteen times as much)."""
 

@@ -92,9 +92,8 @@ def train(job: Job, settings: LoopSettings, workdir: Path, seed: int, progress: 
                 with measuring(run.working.module):
                     job.on_policy.prepare(run.working.module, position, run.step)
             batch: Rows = job.source.step(position, world.rank, world.ranks)
-            sums = accumulate(
-                run.working, job.objective, batch, settings.rows_at_once(batch.rows, device.type), device, world
-            )
+            rows = settings.rows_at_once(batch.rows, batch.input_ids.numel(), device.type)
+            sums = accumulate(run.working, job.objective, batch, rows, device, world)
             loss = sums.metrics["loss"] / sums.tokens
             norm = gradient_norm(run.working) / sums.tokens
             run.computed_tokens += sums.positions

@@ -119,7 +119,9 @@ class LoopSettings(Settings):
     sequence_length: int = Field(default=512, ge=2)
     """Tokens in a sequence."""
     micro_rows: int | None = Field(default=None, ge=1)
-    """Sequences computed at once; left out: about 8,192 tokens on a CPU, 65,536 on a GPU."""
+    """Sequences computed at once; left out: as many as have about `micro_tokens`."""
+    micro_tokens: int | None = Field(default=None, ge=1)
+    """Tokens computed at once, where `micro_rows` is left out; left out: 8,192 on a CPU, 65,536 on a GPU."""
     optimizer: OptimizerSettings = OptimizerSettings()
     """The rule that changes the weights."""
     schedule: ScheduleSettings = ScheduleSettings()
@@ -161,13 +163,15 @@ class LoopSettings(Settings):
             )
         return self
 
-    def rows_at_once(self, rows: int, device: str) -> int:
-        """Sequences computed at once of a batch of `rows`: as set, or as many as keep a CPU's caches warm, or a GPU
-        (`device` cuda) busy."""
+    def tokens_at_once(self, device: str) -> int:
+        """Tokens computed at once: as set, or as many as keep a CPU's caches warm, or a GPU (`device` cuda) busy."""
         if self.micro_rows:
-            return self.micro_rows
-        budget = 8_192 if device == "cpu" else 65_536
-        return max(1, min(rows, budget // self.sequence_length))
+            return self.micro_rows * self.sequence_length
+        return self.micro_tokens or (65_536 if device == "cuda" else 8_192)
+
+    def rows_at_once(self, rows: int, tokens: int, device: str) -> int:
+        """Sequences computed at once of a batch of `rows` that have `tokens` together."""
+        return self.micro_rows or max(1, min(rows, rows * self.tokens_at_once(device) // tokens))
 
     def spelled_out(self, steps: int, device: str) -> Self:
         """These settings for a run of `steps` on a device of this kind, with a number for everything left out."""
@@ -175,7 +179,7 @@ class LoopSettings(Settings):
         chosen = {
             "steps": steps,
             "device": device,
-            "micro_rows": self.rows_at_once(self.rows, device),
+            "micro_tokens": self.tokens_at_once(device),
             "evaluate_every": self.evaluation_interval(steps),
             "checkpoint_every": self.checkpoint_interval(steps),
             "optimizer": self.optimizer.model_copy(update=rates),

@@ -31,7 +31,7 @@ def seconds_per_step(config: ModelConfig, loop: LoopSettings, precision: Precisi
     while len(took) < 4 or sum(took[1:]) < spend:
         begun = time.perf_counter()
         batch = source.step(len(took))
-        rows = loop.rows_at_once(batch.rows, device.type)
+        rows = loop.rows_at_once(batch.rows, batch.input_ids.numel(), device.type)
         sums = accumulate(working, objective, batch, rows, device, World.current())
         norm = gradient_norm(working) / sums.tokens
         scale_gradients(working, min(1.0, 1.0 / (norm + 1e-6)) / sums.tokens)
