@@ -57,7 +57,10 @@ def test_logprobs_are_those_of_the_plain_forward(layout):
         torch.testing.assert_close(ours, theirs.grad, rtol=1e-8, atol=1e-10)
 
 
-def test_gradients_of_chunks_and_the_entropy():
+@pytest.mark.parametrize("kept", [True, False])
+def test_gradients_of_chunks_and_the_entropy(kept, monkeypatch):
+    """With the probabilities of the forward pass, and computing them again."""
+    monkeypatch.setattr("hanlin.models.logprobs.KEPT_BYTES", 1 << 20 if kept else 0)
     torch.manual_seed(0)
     hidden = torch.randn(23, 8, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(17, 8, dtype=torch.float64, requires_grad=True)
@@ -67,6 +70,29 @@ def test_gradients_of_chunks_and_the_entropy():
     torch.testing.assert_close(chosen, table.gather(1, labels[:, None])[:, 0])
     torch.testing.assert_close(entropy, -(table.exp() * table).sum(1).detach())
     assert torch.autograd.gradcheck(lambda h, w: token_logprobs(h, w, labels, 5)[0], (hidden, weight))
+
+
+def test_a_frozen_heads_probabilities_are_not_kept():
+    weight, labels = torch.randn(17, 8), torch.randint(0, 17, (23,))
+    held: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: held.append(one.numel()) or one, lambda one: one):
+        chosen, _ = token_logprobs(torch.randn(23, 8, requires_grad=True), weight, labels, 5)
+    chosen.sum().backward()
+    assert sum(held) == 17 * 8 + 2 * 23 * 8 + 3 * 23
+
+
+@pytest.mark.parametrize("tokens", [1, 40, 100, 10_000])
+def test_micro_batches_have_the_tokens_that_they_may(tokens):
+    given = sequences(count=12, group=2)
+    parts = given.parts(tokens)
+    assert torch.equal(torch.cat([part.input_ids for part in parts]), given.input_ids)
+    assert [size for part in parts for size in part.groups.tolist()] == given.groups.tolist()
+    for one, following in zip(parts, [*parts[1:], None]):
+        size = int(one.lengths.sum())
+        assert size <= tokens or one.rows == 1
+        # It could not have had one more.
+        assert following is None or size + int(following.slice(0, 1).lengths.sum()) > tokens
+    assert [part.rows for part in given.parts(tokens, rows=4)] == [4, 2]
 
 
 def test_slices_hold_what_belongs_to_their_groups():

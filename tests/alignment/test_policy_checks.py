@@ -141,7 +141,7 @@ def test_the_critic_and_the_policy_learn_the_same_however_rows_are_laid_out() ->
         working = WorkingCopy(both, "fp32")
         objective = policy_objective(ClipSettings(), KlSettings(), "token", 0.5)
         given: Any = replace(batch, layout=layout)
-        sums = accumulate(working, objective, given, rows, torch.device("cpu"), World())
+        sums = accumulate(working, objective, given.parts(0, rows), torch.device("cpu"), World())
         means = {name: value / sums.tokens for name, value in sums.metrics.items()}
         found.append(([grad / sums.tokens for grad in working.gradients()], means))
     assert found[0][1]["value_loss"] > 0 and 0 < found[0][1]["clipped"] < 1

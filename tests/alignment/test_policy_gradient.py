@@ -141,7 +141,7 @@ def test_rows_padding_and_micro_batches_change_nothing(normalise):
     ):
         working = WorkingCopy(model, "fp32")
         given: Any = replace(batch, layout=layout)
-        sums = accumulate(working, objective, given, rows, torch.device("cpu"), World())
+        sums = accumulate(working, objective, given.parts(0, rows), torch.device("cpu"), World())
         found.append(([grad / sums.tokens for grad in working.gradients()], sums.metrics["loss"] / sums.tokens))
     size = max(float(grad.abs().max()) for grad in found[0][0])
     assert size > 0
@@ -174,9 +174,9 @@ def test_text_beside_the_answers_has_its_own_divisor():
     # Of 8 rows of text and 8 groups every part has some; of 3 rows some parts have none.
     for rows in (8, 2, 3):
         working = WorkingCopy(model, "fp32")
-        sums = accumulate(working, objective, batch, rows, torch.device("cpu"), World())
+        sums = accumulate(working, objective, batch.parts(0, rows), torch.device("cpu"), World())
         found.append(([grad / sums.tokens for grad in working.gradients()], sums.metrics["loss"] / sums.tokens))
-    base = accumulate(WorkingCopy(model, "fp32"), without, batch, 8, torch.device("cpu"), World())
+    base = accumulate(WorkingCopy(model, "fp32"), without, batch.parts(0, 8), torch.device("cpu"), World())
     text = cross_entropy(policy.hidden(ids[:, :-1]), policy.head_weight, ids[:, 1:])
     expected = base.metrics["loss"] / base.tokens + 0.7 * float(text.nll) / ids[:, 1:].numel()
     assert found[0][1] == pytest.approx(expected)
@@ -203,7 +203,7 @@ def test_parts_without_text_have_the_same_metrics():
     objective = policy_objective(ClipSettings(), KlSettings(), "sum", 0.0, 0.7)
     found = []
     for rows in (8, 1):
-        sums = accumulate(WorkingCopy(policy, "fp32"), objective, batch, rows, torch.device("cpu"), World())
+        sums = accumulate(WorkingCopy(policy, "fp32"), objective, batch.parts(0, rows), torch.device("cpu"), World())
         found.append({name: value / sums.tokens for name, value in sums.metrics.items()})
     assert found[0] == pytest.approx(found[1])
     # Diagnostics are a token's, though the loss counts answers.

@@ -320,8 +320,7 @@ def test_rows_padding_and_micro_batches_change_nothing(tmp_path: Path) -> None:
         sums = accumulate(
             working,
             reward_objective(settings),
-            replace(batch, layout=layout),
-            rows,
+            replace(batch, layout=layout).parts(0, rows),
             torch.device("cpu"),
             World(),
         )

@@ -202,3 +202,13 @@ def test_scores_that_are_no_numbers() -> None:
     for temperature in (0.0, 1.0):
         choice = choose(scores, [SamplingState.start(request(temperature=temperature)) for _ in range(3)])
         assert choice.tokens[0] >= 0 and choice.tokens[1:] == [-1, -1]
+
+
+def test_a_row_is_drawn_in_the_same_way_whatever_its_neighbours_ask_for() -> None:
+    logits = torch.randn(3, 500, generator=torch.Generator().manual_seed(0)) * 3
+    plain = [Request(prompt_ids=[1], temperature=1, seed=seed) for seed in range(200)]
+    other = Request(prompt_ids=[1], temperature=0.7, top_p=0.5, seed=9)
+    for request in plain:
+        states = [SamplingState.start(one) for one in (request, other, plain[0])]
+        alone, beside = choose(logits[:1], states[:1]), choose(logits, states)
+        assert (alone.tokens[0], alone.logprobs[0]) == (beside.tokens[0], beside.logprobs[0])

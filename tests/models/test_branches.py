@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from random import Random
 from typing import Any
 
 import pytest
 import torch
 
+from hanlin.artifacts import HanlinError
 from hanlin.data.sequences import Sequences, join
 from hanlin.models import ModelConfig, Transformer
 
@@ -83,7 +85,38 @@ def test_every_position_is_there_once_and_says_what_it_is() -> None:
     assert covered == set(range(len(ids)))
 
 
-def test_where_no_prompt_has_two_answers_rows_are_packed() -> None:
+def test_in_bfloat16_as_near_as_each_sequence_by_itself() -> None:
+    exact = model()
+    network = copy.deepcopy(exact).to(torch.bfloat16)
+    given = sequences(1)
+    rows = given.in_rows(with_last=True)
+    alone = [network.hidden(ids[None])[0, -1] for ids in given.input_ids.split(given.lengths.tolist())]
+    truth = exact.hidden(rows.batch.input_ids, rows.batch.position_ids, branches=rows.branches, at=rows.last)
+    own = (torch.stack(alone).double() - truth).abs().mean()
+    assert (rows.hidden(network, rows.last).double() - truth).abs().mean() < 1.5 * own
+
+
+def test_learned_positions_are_counted_by_sequences_not_by_the_row() -> None:
+    """On a GPU, and on the device without numbers, positions themselves can't be looked at."""
+    config = ModelConfig(
+        family="gpt2", vocabulary_size=50, hidden_size=32, layers=1, heads=4, kv_heads=4, max_positions=64
+    )
+    with torch.device("meta"):
+        network = Transformer(config)
+
+    def hidden(length: int) -> torch.Tensor:
+        rows = join([[2] * 30] * 4, [[1] * length] * 4).in_rows()
+        batch = rows.batch
+        return network.hidden(batch.input_ids.to("meta"), batch.position_ids.to("meta"), branches=rows.branches)
+
+    assert hidden(30).shape == (1, 30 + 4 * 29, 32)
+    with pytest.raises(HanlinError, match="position 68 is beyond the 64 positions"):
+        hidden(40)
+
+
+def test_where_sharing_spares_next_to_nothing_rows_are_packed() -> None:
+    """And where no prompt has two answers."""
+    assert join([[1], [1], [2]], [[3] * 20] * 3).in_rows().branches is None
     given = join([[1], [2], [1, 2]], [[3], [3], [3]])
     assert given.layout == "shared" and given.in_rows().branches is None
     assert join([[1], [1]], [[3], [4]], layout="packed").in_rows().branches is None

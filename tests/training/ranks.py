@@ -21,7 +21,7 @@ def work(rank: int, folder: Path) -> None:
     working = WorkingCopy(tiny_model(dtype=torch.float64), "fp32")
     batch = ToySource().step(0, rank, RANKS)
     batch.labels[0, 4:] = -100
-    sums = accumulate(working, next_token(), batch, 3, torch.device("cpu"), world)
+    sums = accumulate(working, next_token(), batch.parts(0, 3), torch.device("cpu"), world)
     found = {f"gradient/{name}": p.grad / sums.tokens for name, p in working.master.named_parameters()}
     job = toy_job(36, ToySource(junk=(30,), junk_rows=(1, 3, 4, 6)))
     figures = train(job, toy_settings(), folder, 0, Silent())

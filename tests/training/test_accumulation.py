@@ -26,7 +26,7 @@ def uneven_batch() -> Batch:
 
 def gradients(rows: int, dtype=torch.float64, z_loss=0.0) -> tuple[list[torch.Tensor], float]:
     working = WorkingCopy(tiny_model(dtype=dtype), "fp32")
-    sums = accumulate(working, next_token(z_loss), uneven_batch(), rows, CPU, World())
+    sums = accumulate(working, next_token(z_loss), uneven_batch().parts(0, rows), CPU, World())
     scale_gradients(working, 1 / sums.tokens)
     return [g.clone() for g in working.gradients()], sums.metrics["loss"] / sums.tokens
 
@@ -64,7 +64,7 @@ def test_packed_equals_unpacked():
     found = []
     for one in (batch, alone):
         working = WorkingCopy(tiny_model(), "fp32")
-        sums = accumulate(working, next_token(), one, 4, CPU, World())
+        sums = accumulate(working, next_token(), one.parts(0, 4), CPU, World())
         scale_gradients(working, 1 / sums.tokens)
         found.append([g.clone() for g in working.gradients()])
     for one, two in zip(*found):
@@ -73,7 +73,7 @@ def test_packed_equals_unpacked():
 
 def test_norm_is_of_all_gradients_together():
     working = WorkingCopy(tiny_model(dtype=torch.float64), "fp32")
-    accumulate(working, next_token(), uneven_batch(), 8, CPU, World())
+    accumulate(working, next_token(), uneven_batch().parts(0, 8), CPU, World())
     flat = torch.cat([g.flatten() for g in working.gradients()])
     assert gradient_norm(working) == pytest.approx(float(flat.norm()), rel=1e-12)
 
@@ -82,13 +82,13 @@ def test_a_step_with_nothing_to_train_on_is_refused():
     batch = ToySource().step(0)
     batch.labels.fill_(-100)
     with pytest.raises(HanlinError, match="-100"):
-        accumulate(WorkingCopy(tiny_model(), "fp32"), next_token(), batch, 8, CPU, World())
+        accumulate(WorkingCopy(tiny_model(), "fp32"), next_token(), batch.parts(0, 8), CPU, World())
 
 
 def test_bf16_gradients_are_summed_in_fp32_and_close_to_fp32():
     exact, loss = gradients(8, torch.float32)
     working = WorkingCopy(tiny_model(), "bf16")
-    sums = accumulate(working, next_token(), uneven_batch(), 2, CPU, World())
+    sums = accumulate(working, next_token(), uneven_batch().parts(0, 2), CPU, World())
     scale_gradients(working, 1 / sums.tokens)
     assert abs(sums.metrics["loss"] / sums.tokens - loss) < 0.02
     for one, two in zip(working.gradients(), exact):

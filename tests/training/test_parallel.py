@@ -22,7 +22,7 @@ def test_two_processes_equal_one(tmp_path):
     batch = ToySource().step(0)
     batch.labels[0, 4:] = -100
     batch.labels[4, 4:] = -100
-    sums = accumulate(working, next_token(), batch, 8, torch.device("cpu"), World())
+    sums = accumulate(working, next_token(), batch.parts(0, 8), torch.device("cpu"), World())
     for name, parameter in working.master.named_parameters():
         for rank in ranks:
             assert (rank[f"gradient/{name}"] - parameter.grad / sums.tokens).abs().max() < 1e-12, name

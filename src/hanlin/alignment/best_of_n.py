@@ -217,4 +217,5 @@ BEST_OF_N_STAGE = Stage(
     fingerprint=fingerprint,
     looks={"data": look_at_prompts},
     transient=(SHARDS,),
+    version=2,
 )

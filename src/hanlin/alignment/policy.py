@@ -50,10 +50,10 @@ def counted_lengths(sequences: Sequences, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score_all(model: Any, sequences: Sequences, tokens: int) -> Tensor:
-    """[M] log-probabilities on the CPU without gradient, about `tokens` at a time."""
-    device, rows = next(model.parameters()).device, sequences.rows_within(tokens)
-    parts = [sequences.slice(start, min(start + rows, sequences.rows)) for start in range(0, sequences.rows, rows)]
-    return torch.cat([answer_scores(model, part.to(device), entropy=False).logprobs.cpu() for part in parts])
+    """[M] log-probabilities on the CPU without gradient, `tokens` at a time."""
+    device = next(model.parameters()).device
+    parts = [part.to(device) for part in sequences.parts(tokens)]
+    return torch.cat([answer_scores(model, part, entropy=False).logprobs.cpu() for part in parts])
 
 
 def as_reference(policy: Any, reference: Any) -> contextlib.AbstractContextManager[None]:

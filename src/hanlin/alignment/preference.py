@@ -329,7 +329,7 @@ def _metrics(settings: Direct, batch: Sequences, rewards: Tensor) -> dict[str, T
 
 
 def measure(objective: Objective, source: Any, tokens: int) -> Callable[[Any], dict[str, float]]:
-    """Means of an objective's metrics over one pass of a source, about `tokens` at a time."""
+    """Means of an objective's metrics over one pass of a source, `tokens` at a time."""
 
     def evaluate(model: Any) -> dict[str, float]:
         device = next(model.parameters()).device
@@ -342,9 +342,8 @@ def measure(objective: Objective, source: Any, tokens: int) -> Callable[[Any], d
             if step == source.steps_per_epoch - 1:
                 # The last step begins the next pass, which is not wanted here.
                 batch = batch.slice(0, len(source.rendered) - step * source.rows)
-            rows = batch.rows_within(tokens)
-            for start in range(0, batch.rows, rows):
-                parts: LossParts = objective(model, batch.slice(start, min(start + rows, batch.rows)).to(device))
+            for part in batch.parts(tokens):
+                parts: LossParts = objective(model, part.to(device))
                 for name, value in parts.metrics.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
                 count += float(parts.tokens)

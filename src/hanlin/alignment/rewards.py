@@ -126,9 +126,8 @@ class ModelReward:
         batch = samples.sequences
         device = next(self.members[0].parameters()).device
         rewards, hidden = list[Tensor](), list[Tensor]()
-        groups = batch.rows_within(self.at_once)
-        for start in range(0, batch.rows, groups):
-            part = batch.slice(start, min(start + groups, batch.rows)).to(device)
+        for one in batch.parts(self.at_once):
+            part = one.to(device)
             rows = part.in_rows(with_last=True)
             states = [member.last_hidden(part, rows) for member in self.members]
             hidden.append(states[0].float().cpu())

@@ -283,9 +283,8 @@ class Rollouts:
             return None
         device = next(model.parameters()).device
         found: list[Tensor] = []
-        rows = batch.rows_within(self.at_once)
-        for start in range(0, batch.rows, rows):
-            part = batch.slice(start, min(start + rows, batch.rows)).to(device)
+        for one in batch.parts(self.at_once):
+            part = one.to(device)
             found.append(critic(part, part.in_rows()).float().cpu())
         return torch.cat(found)
 

@@ -41,6 +41,11 @@ class Batch:
         documents = None if self.document_ids is None else self.document_ids[start:stop]
         return Batch(self.input_ids[start:stop], self.labels[start:stop], self.position_ids[start:stop], documents)
 
+    def parts(self, tokens: int, rows: int | None = None) -> list[Batch]:
+        """Micro-batches of `rows` rows, or of as many as have `tokens` positions (at least one)."""
+        size = rows or max(1, tokens // self.input_ids.shape[1])
+        return [self.slice(start, min(start + size, self.rows)) for start in range(0, self.rows, size)]
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on `device`."""
         documents = None if self.document_ids is None else self.document_ids.to(device, non_blocking=non_blocking)

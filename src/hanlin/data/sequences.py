@@ -6,6 +6,7 @@ how their sequences lie in rows of a model's input is decided as late as `rows`,
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -19,8 +20,10 @@ from hanlin.data.batch import Batch
 from hanlin.data.packing import IGNORED, rank_rows
 
 Layout = Literal["shared", "packed", "padded", "padded-left"]
-"""shared: one row, in which a prompt of several answers stands once (as packed, where there is none); packed: several
-sequences in a row; padded: one a row, filled up at its end (or at its beginning)."""
+"""shared: one row, in which a prompt of several answers stands once (as packed, where that spares next to nothing);
+packed: several sequences in a row; padded: one a row, filled up at its end (or at its beginning)."""
+LEAST_SHARED = 0.1
+"""Share of the positions that sharing must spare: attention over rows is the faster one."""
 
 
 @dataclass
@@ -50,10 +53,6 @@ class Sequences:
         """Groups: what a step is counted in."""
         return len(self.groups)
 
-    def rows_within(self, tokens: int) -> int:
-        """How many groups have about so many tokens together: at least one."""
-        return max(1, self.rows * tokens // self.input_ids.numel())
-
     def slice(self, start: int, stop: int) -> Sequences:
         """Groups `start` to `stop`: a micro-batch, or a rank's part."""
         first, last = int(self.groups[:start].sum()), int(self.groups[:stop].sum())
@@ -75,6 +74,22 @@ class Sequences:
             beside=beside,
             marks=None if self.marks is None else self.marks[answers],
         )
+
+    def parts(self, tokens: int, rows: int | None = None) -> list[Sequences]:
+        """Micro-batches of `rows` groups, or of as many as have at most `tokens` tokens, prompts that they share
+        counted for every answer (a single group may have more)."""
+        owners = torch.repeat_interleave(torch.arange(self.rows), self.groups)
+        sizes = torch.zeros(self.rows, dtype=torch.int64).index_add_(0, owners, self.lengths)
+        if self.beside is not None:
+            sizes += self.beside.input_ids.numel() // self.rows
+        cuts, room = [0], tokens
+        for number, size in enumerate(sizes.tolist()):
+            full = size > room if rows is None else number - cuts[-1] >= rows
+            if full and number > cuts[-1]:
+                cuts.append(number)
+                room = tokens
+            room -= size
+        return [self.slice(*cut) for cut in itertools.pairwise([*cuts, self.rows])]
 
     def part(self, rank: int, ranks: int) -> Sequences:
         """This rank's groups. Raises HanlinError for more ranks than groups."""
@@ -157,7 +172,7 @@ class Sequences:
         )
 
     def _sharing_prompts(self, with_last: bool) -> Rows | None:
-        """One row: first every prompt once, then all answers; None where no prompt has two answers."""
+        """One row: first every prompt once, then all answers; None where that would spare next to nothing."""
         device = self.input_ids.device
         whole, answers = self.lengths.numpy(), self.answer_lengths.numpy()
         begins, asked = np.cumsum(whole) - whole, whole - answers
@@ -165,10 +180,10 @@ class Sequences:
         prompt = np.array(
             [numbers.setdefault(flat[at : at + size].tobytes(), len(numbers)) for at, size in zip(begins, asked)]
         )
-        if len(numbers) == len(whole):
-            return None
         first = np.unique(prompt, return_index=True)[1]
         sizes = asked[first]
+        if asked.sum() - sizes.sum() < LEAST_SHARED * whole.sum():
+            return None
         prompt_at = (np.cumsum(sizes) - sizes)[prompt]
         read = answers if with_last else answers - 1
         answer_at = sizes.sum() + np.cumsum(read) - read

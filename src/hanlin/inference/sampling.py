@@ -161,10 +161,15 @@ def choose(logits: Tensor, states: Sequence[SamplingState]) -> Choice:
         tokens = torch.empty(len(states), dtype=torch.int64, device=logits.device)
     if sampled:
         rows = slice(None) if len(sampled) == len(states) else torch.tensor(sampled, device=logits.device)
-        requests = [states[row].request for row in sampled]
-        # The probabilities as they are need no further pass over the vocabulary.
-        plain = processed is logits and all(_is_plain(request) for request in requests)
-        chances = weights[rows] if plain else distribution(processed[rows], requests)
+        plain = [row for row in sampled if _is_plain(states[row])]
+        # Probabilities as they are need no further pass over the vocabulary. A row is drawn in the same way whatever
+        # its neighbours ask for.
+        if len(plain) == len(sampled):
+            chances = weights[rows]
+        else:
+            chances = distribution(processed[rows], [states[row].request for row in sampled])
+            for row in plain:
+                chances[sampled.index(row)] = weights[row].double()
         uniforms = [uniform(states[row].key, states[row].step) for row in sampled]
         tokens[rows] = draw(chances, torch.tensor(uniforms, dtype=torch.float64, device=logits.device))
     logprobs = logits.gather(1, tokens[:, None])[:, 0] - normaliser
@@ -177,8 +182,15 @@ def choose(logits: Tensor, states: Sequence[SamplingState]) -> Choice:
     return Choice(chosen, chances_of_chosen, top)
 
 
-def _is_plain(request: Request) -> bool:
-    return request.temperature == 1 and request.top_k == 0 and request.top_p >= 1 and request.min_p <= 0
+def _is_plain(state: SamplingState) -> bool:
+    request = state.request
+    return (
+        state.seen is None
+        and request.temperature == 1
+        and request.top_k == 0
+        and request.top_p >= 1
+        and request.min_p <= 0
+    )
 
 
 def _top_logprobs(

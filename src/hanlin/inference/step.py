@@ -77,7 +77,7 @@ def rotation(cos: Tensor, sin: Tensor) -> Tensor:
 
 
 MOST_PRODUCTS = 2
-"""Rows up to which queries and keys are turned by a product (measured: see `rotation`)"""
+"""Rows up to which queries and keys are turned by a product; for 4 and more it took a tenth longer."""
 
 
 class _Layer:

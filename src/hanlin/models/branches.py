@@ -124,7 +124,10 @@ def _added(visible: Tensor, x: Tensor) -> Tensor:
 
 def branch_attention(query: Tensor, key: Tensor, value: Tensor, see: Branches) -> Tensor:
     """query [1, heads, N, D], key and value [1, kv_heads, N, D] -> [1, heads, N, D]."""
-    shared = key.shape[1] != query.shape[1]
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and query.is_cuda:
+        # No kernel there takes both a mask and fewer heads of keys, but the one that keeps all scores.
+        key, value, groups = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1), 1
     sizes = [block.rows * block.length for block in see.blocks]
     parts = [
         [part.view(block.rows, block.length, *part.shape[1:]) for block, part in zip(see.blocks, apart.split(sizes))]
@@ -137,7 +140,7 @@ def branch_attention(query: Tensor, key: Tensor, value: Tensor, see: Branches) -
             values = torch.cat((parts[2][block.prompts].index_select(0, block.owners), values), 1)
         found = F.scaled_dot_product_attention(
             own.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2),
-            attn_mask=block.mask, is_causal=block.mask is None, enable_gqa=shared,
+            attn_mask=block.mask, is_causal=block.mask is None, enable_gqa=groups > 1,
         )  # fmt: skip
         mixed.append(found.transpose(1, 2).flatten(0, 1))
     return _FromBlocks.apply(torch.cat(mixed), see).transpose(0, 1)[None]

@@ -209,7 +209,7 @@ class Transformer(nn.Module):
         if self.rotary is not None:
             cos, sin = self.rotary.at(length, position_ids, x)
         else:
-            x = x + self._learned_positions(length, position_ids).to(x.dtype)
+            x = x + self._learned_positions(length, position_ids, branches).to(x.dtype)
         if cache is None:
             sees = visibility(self.config, batch, length, document_ids, x, branches)
         else:
@@ -218,12 +218,14 @@ class Transformer(nn.Module):
             x = block(x, cos, sin, see, cache, at if number == len(sees) else None)
         return self.final_norm(x)
 
-    def _learned_positions(self, length: int, position_ids: Tensor | None) -> Tensor:
+    def _learned_positions(self, length: int, position_ids: Tensor | None, branches: Tensor | None) -> Tensor:
         assert self.positions is not None
         size = self.config.max_positions
         # Looking at the largest position would make a GPU wait; there a row without documents is the only thing
         # checked.
         last = length - 1 if position_ids is None or position_ids.device.type != "cpu" else int(position_ids.max())
+        if branches is not None:
+            last = int((branches[:, 1] + branches[:, 3]).max()) - 1
         if last >= size:
             raise HanlinError(
                 f"position {last} is beyond the {size} positions of this {self.config.family} model: shorten the text"

@@ -13,7 +13,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,8 +92,8 @@ def train(job: Job, settings: LoopSettings, workdir: Path, seed: int, progress: 
                 with measuring(run.working.module):
                     job.on_policy.prepare(run.working.module, position, run.step)
             batch: Rows = job.source.step(position, world.rank, world.ranks)
-            rows = settings.rows_at_once(batch.rows, batch.input_ids.numel(), device.type)
-            sums = accumulate(run.working, job.objective, batch, rows, device, world)
+            parts = batch.parts(settings.tokens_at_once(device.type), settings.micro_rows)
+            sums = accumulate(run.working, job.objective, parts, device, world)
             loss = sums.metrics["loss"] / sums.tokens
             norm = gradient_norm(run.working) / sums.tokens
             run.computed_tokens += sums.positions
@@ -167,9 +167,9 @@ class StepSums:
 
 
 def accumulate(
-    working: WorkingCopy, objective: Objective, batch: Rows, rows: int, device: torch.device, world: World
+    working: WorkingCopy, objective: Objective, micro_batches: Iterable[Rows], device: torch.device, world: World
 ) -> StepSums:
-    """Gradients of the SUM of the step's losses, in the master parameters' `.grad`, from micro-batches of `rows` rows.
+    """Gradients of the SUM of the step's losses, in the master parameters' `.grad`, one micro-batch after the other.
 
     Nothing is divided here: a mean over micro-batches or ranks would weigh a token by how many others its micro-batch
     happened to hold.
@@ -178,8 +178,8 @@ def accumulate(
     names: list[str] = []
     totals: Tensor | None = None
     positions = 0
-    for start in range(0, batch.rows, rows):
-        micro = batch.slice(start, min(start + rows, batch.rows)).to(device)
+    for one in micro_batches:
+        micro = one.to(device)
         parts = objective(working.module, micro)
         parts.loss_sum.backward()
         working.collect()

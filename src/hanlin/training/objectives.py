@@ -40,6 +40,10 @@ class Rows(Protocol):
 
     def slice(self: Self, start: int, stop: int) -> Self: ...
 
+    def parts(self: Self, tokens: int, rows: int | None = None) -> list[Self]:
+        """Micro-batches of `rows` rows, or of at most `tokens` positions where a row has no more."""
+        ...
+
     def to(self: Self, device: torch.device | str) -> Self: ...
 
 

@@ -119,9 +119,9 @@ class LoopSettings(Settings):
     sequence_length: int = Field(default=512, ge=2)
     """Tokens in a sequence."""
     micro_rows: int | None = Field(default=None, ge=1)
-    """Sequences computed at once; left out: as many as have about `micro_tokens`."""
+    """Sequences computed at once; left out: as many as have `micro_tokens`."""
     micro_tokens: int | None = Field(default=None, ge=1)
-    """Tokens computed at once, where `micro_rows` is left out; left out: 8,192 on a CPU, 65,536 on a GPU."""
+    """Tokens computed at once, in place of `micro_rows`; both left out: 8,192 on a CPU, 65,536 on a GPU."""
     optimizer: OptimizerSettings = OptimizerSettings()
     """The rule that changes the weights."""
     schedule: ScheduleSettings = ScheduleSettings()
@@ -155,6 +155,12 @@ class LoopSettings(Settings):
     """What counts as a spike."""
 
     @model_validator(mode="after")
+    def _one_size_of_micro_batches(self) -> Self:
+        if self.micro_rows and self.micro_tokens:
+            raise ValueError("micro_rows and micro_tokens are two ways to say what is computed at once: give one")
+        return self
+
+    @model_validator(mode="after")
     def _time_needs_an_open_end(self) -> Self:
         if self.seconds is not None and not self.schedule.can_stay_open():
             raise ValueError(
@@ -169,17 +175,13 @@ class LoopSettings(Settings):
             return self.micro_rows * self.sequence_length
         return self.micro_tokens or (65_536 if device == "cuda" else 8_192)
 
-    def rows_at_once(self, rows: int, tokens: int, device: str) -> int:
-        """Sequences computed at once of a batch of `rows` that have `tokens` together."""
-        return self.micro_rows or max(1, min(rows, rows * self.tokens_at_once(device) // tokens))
-
     def spelled_out(self, steps: int, device: str) -> Self:
         """These settings for a run of `steps` on a device of this kind, with a number for everything left out."""
         rates = {f"{role}_learning_rate": rate for role, rate in self.optimizer.rates().items() if role != "matrix"}
         chosen = {
             "steps": steps,
             "device": device,
-            "micro_tokens": self.tokens_at_once(device),
+            "micro_tokens": None if self.micro_rows else self.tokens_at_once(device),
             "evaluate_every": self.evaluation_interval(steps),
             "checkpoint_every": self.checkpoint_interval(steps),
             "optimizer": self.optimizer.model_copy(update=rates),

@@ -31,8 +31,8 @@ def seconds_per_step(config: ModelConfig, loop: LoopSettings, precision: Precisi
     while len(took) < 4 or sum(took[1:]) < spend:
         begun = time.perf_counter()
         batch = source.step(len(took))
-        rows = loop.rows_at_once(batch.rows, batch.input_ids.numel(), device.type)
-        sums = accumulate(working, objective, batch, rows, device, World.current())
+        parts = batch.parts(loop.tokens_at_once(device.type), loop.micro_rows)
+        sums = accumulate(working, objective, parts, device, World.current())
         norm = gradient_norm(working) / sums.tokens
         scale_gradients(working, min(1.0, 1.0 / (norm + 1e-6)) / sums.tokens)
         optimizer.step(0.01)
