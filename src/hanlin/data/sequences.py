@@ -23,7 +23,7 @@ Layout = Literal["shared", "packed", "padded", "padded-left"]
 """shared: one row, in which a prompt of several answers stands once (as packed, where that spares next to nothing);
 packed: several sequences in a row; padded: one a row, filled up at its end (or at its beginning)."""
 LEAST_SHARED = 0.1
-"""Share of the positions that sharing must spare: attention over rows is the faster one."""
+"""Share of the positions that sharing must spare; where it spares less, attention over plain rows is the faster one."""
 
 
 @dataclass
@@ -84,11 +84,12 @@ class Sequences:
             sizes += self.beside.input_ids.numel() // self.rows
         cuts, room = [0], tokens
         for number, size in enumerate(sizes.tolist()):
-            full = size > room if rows is None else number - cuts[-1] >= rows
-            if full and number > cuts[-1]:
+            if size > room and number > cuts[-1]:
                 cuts.append(number)
                 room = tokens
             room -= size
+        if rows is not None:
+            cuts = list(range(0, self.rows, rows))
         return [self.slice(*cut) for cut in itertools.pairwise([*cuts, self.rows])]
 
     def part(self, rank: int, ranks: int) -> Sequences:

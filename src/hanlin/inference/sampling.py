@@ -161,15 +161,14 @@ def choose(logits: Tensor, states: Sequence[SamplingState]) -> Choice:
         tokens = torch.empty(len(states), dtype=torch.int64, device=logits.device)
     if sampled:
         rows = slice(None) if len(sampled) == len(states) else torch.tensor(sampled, device=logits.device)
-        plain = [row for row in sampled if _is_plain(states[row])]
+        plain = [place for place, row in enumerate(sampled) if _is_plain(states[row])]
         # Probabilities as they are need no further pass over the vocabulary. A row is drawn in the same way whatever
         # its neighbours ask for.
         if len(plain) == len(sampled):
             chances = weights[rows]
         else:
             chances = distribution(processed[rows], [states[row].request for row in sampled])
-            for row in plain:
-                chances[sampled.index(row)] = weights[row].double()
+            chances[plain] = weights[rows][plain].double()
         uniforms = [uniform(states[row].key, states[row].step) for row in sampled]
         tokens[rows] = draw(chances, torch.tensor(uniforms, dtype=torch.float64, device=logits.device))
     logprobs = logits.gather(1, tokens[:, None])[:, 0] - normaliser

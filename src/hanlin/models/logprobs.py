@@ -29,9 +29,13 @@ def token_logprobs(
     about 0.1 nats, for it is rounded as the gradient is.
     """
     if chunk_rows is None:
-        budget = CHUNK_BYTES * (1 if labels.device.type == "cpu" else 16)
-        chunk_rows = max(128, budget // (4 * weight.shape[0]))
+        chunk_rows = max(128, CHUNK_BYTES * _times(labels) // (4 * weight.shape[0]))
     return _TokenLogprobs.apply(hidden, weight, labels, chunk_rows, entropy, torch.is_grad_enabled())
+
+
+def _times(labels: Tensor) -> int:
+    """How much more memory than on a CPU may be taken where `labels` are."""
+    return 1 if labels.device.type == "cpu" else 16
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -47,9 +51,8 @@ class _TokenLogprobs(torch.autograd.Function):
         entropy = torch.full_like(chosen, float("nan"))
         largest, totals = torch.empty_like(chosen), torch.empty_like(chosen)
         matrix = weight.to(hidden.dtype)
-        times = 1 if labels.device.type == "cpu" else 16
         size = hidden.element_size() * labels.numel() * weight.shape[0]
-        keep = trained and ctx.needs_input_grad[1] and size <= times * KEPT_BYTES
+        keep = trained and ctx.needs_input_grad[1] and size <= KEPT_BYTES * _times(labels)
         away = torch.empty_like(hidden) if trained and ctx.needs_input_grad[0] else None
         kept: list[Tensor] = []
         for start in range(0, hidden.shape[0], rows):

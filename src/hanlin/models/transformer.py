@@ -223,9 +223,12 @@ class Transformer(nn.Module):
         size = self.config.max_positions
         # Looking at the largest position would make a GPU wait; there a row without documents is the only thing
         # checked.
-        last = length - 1 if position_ids is None or position_ids.device.type != "cpu" else int(position_ids.max())
         if branches is not None:
             last = int((branches[:, 1] + branches[:, 3]).max()) - 1
+        elif position_ids is None or position_ids.device.type != "cpu":
+            last = length - 1
+        else:
+            last = int(position_ids.max())
         if last >= size:
             raise HanlinError(
                 f"position {last} is beyond the {size} positions of this {self.config.family} model: shorten the text"
