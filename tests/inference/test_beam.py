@@ -67,12 +67,12 @@ def test_stop_strings_end_a_beam_and_the_answer_streams_as_one_piece() -> None:
     request = Request(**base, stop=[stop])
     answer = engine().generate([request])[0]
     assert stop not in answer.text
-    pieces = list(engine().stream(request))
+    pieces = list(engine().iterate(request))
     assert len(pieces) == 1 and pieces[0].completion == answer and pieces[0].text == answer.text
 
 
 def test_the_likeliest_tokens_of_each_position_are_not_promised() -> None:
     request = Request(prompt_ids=[72, 105], beams=2, logprobs=3, max_new_tokens=4)
-    for ask in (lambda: engine().generate([request]), lambda: engine().stream(request)):
+    for ask in (lambda: engine().generate([request]), lambda: engine().iterate(request)):
         with pytest.raises(UsageError, match="beams is 2 and logprobs 3"):
             ask()

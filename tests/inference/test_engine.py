@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
 
 from hanlin.artifacts import HanlinError, UsageError
 from hanlin.inference import Completion, Engine, Request
-from hanlin.inference.cache import Prefill
 from hanlin.inference.runner import Runner
-from hanlin.inference.step import DecodeStep
+from hanlin.inference.step import Step
 from hanlin.models import Transformer
 from tests.inference.models import FAMILIES, VOCABULARY, engine, from_hugging_face, prompts, shaken, small, tokenizer
 
@@ -120,36 +118,27 @@ def test_a_prompt_that_several_ask_is_read_once(name: str) -> None:
         for number, prompt in enumerate(asked)
     ]
     alone = [engine(name).generate([request])[0] for request in requests]
-    read: list[int] = []
-    model = small(name)
-    whole = model.hidden
-
-    def counted(ids: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
-        read.append(ids.shape[0])
-        return whole(ids, *rest, **more)
-
-    with patch.object(model, "hidden", counted):
-        # All at once; then, as there is room for two only, some join while others run.
-        for batch, first in ((8, 3), (2, 2)):
-            read.clear()
-            together = Engine(model, tokenizer(), max_batch=batch).generate(requests)
-            assert read[0] == first
-            for a, b in zip(alone, together):
-                assert a.ids == b.ids and a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
+    # All at once; then, as there is room for two only, some join while others run.
+    for batch, tokens in ((8, 21 + 9 + 30), (2, None)):
+        crowd = Engine(small(name), tokenizer(), max_batch=batch, frozen=True)
+        together = crowd.generate(requests)
+        assert tokens in (None, crowd.load.prompt_tokens)
+        for a, b in zip(alone, together):
+            assert a.ids == b.ids and a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("precision", [torch.float64, torch.float32])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_decode_step_is_the_models_own_forward(name: str, precision: torch.dtype, rows: int) -> None:
+def test_the_step_is_the_models_own_forward(name: str, precision: torch.dtype, rows: int) -> None:
     """The step that is written flat, and `Transformer.hidden`, position by position."""
     import copy
 
     model = copy.deepcopy(small(name)).to(precision)
-    runner = Runner(model, DecodeStep(model, precision), 4, 4096)
+    runner = Runner(Step(model), 4, 4096)
     given = prompts([4, 11, 7], seed=5)[:rows]
     with torch.inference_mode():
-        runner.prefill([prompt[:-3] for prompt in given], 0)
+        runner.prefill([prompt[:-3] for prompt in given])
         for back in (3, 2, 1):
             lengths = [len(prompt) - back for prompt in given]
             logits = runner.decode([prompt[-back] for prompt in given], lengths)
@@ -162,10 +151,10 @@ def test_decode_step_in_bfloat16() -> None:
 
     exact = small("qwen3")
     model = copy.deepcopy(exact).to(torch.bfloat16)
-    runner = Runner(model, DecodeStep(model, torch.bfloat16), 2, 4096)
+    runner = Runner(Step(model), 2, 4096)
     prompt = prompts([12], seed=6)[0]
     with torch.inference_mode():
-        runner.prefill([prompt[:-1]], 0)
+        runner.prefill([prompt[:-1]])
         logits = runner.decode([prompt[-1]], [len(prompt) - 1])[0]
         expected = exact(torch.tensor([prompt]))[0, -1]
         own = model(torch.tensor([prompt]))[0, -1].float()
@@ -288,19 +277,3 @@ def test_tokens_that_the_model_does_not_have_are_refused() -> None:
         engine().generate([Request(prompt_ids=[1, VOCABULARY])])
     with pytest.raises(HanlinError, match="-1"):
         engine().score([([1], [-1])])
-
-
-def test_cache_reads_prompts_where_rows_are_in_use() -> None:
-    """New rows leave those beside them alone."""
-    model = small()
-    runner = Runner(model, DecodeStep(model, torch.float32), 4, 4096)
-    first, second = prompts([9, 14], seed=9)
-    with torch.inference_mode():
-        runner.prefill([first], 0)
-        kept = [layer[0, :, :9].clone() for layer in runner.cache.layers]
-        runner.prefill([second], 1)
-        assert all(torch.equal(a, b[0, :, :9]) for a, b in zip(kept, runner.cache.layers))
-        assert isinstance(Prefill(runner.cache, 0, 1, 0, 4).rows, slice)
-        runner.cache.move(1, 0, 14)
-        runner.cache.reorder([1, 0], 14)
-        assert all(torch.equal(layer[0, :, :14], layer[1, :, :14]) for layer in runner.cache.layers)

@@ -83,7 +83,7 @@ def test_stream_equals_generate_at_every_stop(temperature: float) -> None:
             stop = free.text[begin : begin + size]
             request = Request(**base, stop=[stop, "never said"])
             whole = one.generate([request])[0]
-            deltas = list(one.stream(request))
+            deltas = list(one.iterate(request))
             assert "".join(delta.text for delta in deltas) == whole.text == free.text[: free.text.index(stop)]
             assert [token for delta in deltas for token in delta.ids] == whole.ids == free.ids[: len(whole.ids)]
             assert [value for delta in deltas for value in delta.logprobs] == whole.logprobs

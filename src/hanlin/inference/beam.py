@@ -47,8 +47,7 @@ def beam_search(
     width = request.beams
     kept = max(2, 1 + len(stop_ids)) * width
     prompt_length = len(request.prompt_ids)
-    logits = runner.prefill([request.prompt_ids], 0)
-    runner.cache.reserve(width, prompt_length + 1)
+    logits = runner.prefill([request.prompt_ids])
     running = [Hypothesis((), (), 0.0)]
     finished: list[tuple[float, Hypothesis]] = []
     while True:
@@ -76,7 +75,7 @@ def beam_search(
         running = [candidate for candidate, _ in survivors]
         if len(finished) == width and running[0].total / norm <= finished[-1][0]:
             break
-        runner.cache.reorder([origin for _, origin in survivors], prompt_length + length - 1)
+        runner.reorder([origin for _, origin in survivors], prompt_length + length - 1)
         logits = runner.decode([beam.ids[-1] for beam in running], [prompt_length + length - 1] * len(running))
     # Nothing is finished only when every token's score was NaN or -inf.
     return finished[0][1] if finished else Hypothesis((), (), 0.0, "error")

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from hanlin.artifacts import HanlinError
+from hanlin.inference.memory import Reserved
 from hanlin.models import ModelConfig
 
+BLOCK = 32
+"""Positions by which memory is counted."""
+SPAN, LONG_SPAN = 128, 512
+"""Attention reads keys in multiples of these, the second beyond twice the first: then it sums in the same order, and
+gives the same bits, however many masked keys follow (docs/log.md, "What a CPU's kernels owe to the batch")."""
 
-def bucket(size: int, smallest: int, largest: int) -> int:
-    """`smallest` doubled until it holds `size`, at most `largest` (which must hold it): few shapes, few
-    reallocations."""
-    while smallest < size:
-        smallest *= 2
-    return min(smallest, largest)
+
+def span_of(length: int) -> int:
+    """How many keys attention reads for a sequence of `length` positions."""
+    size = SPAN if length <= 2 * SPAN else LONG_SPAN
+    return -(-length // size) * size
+
+
+def blocks_of(length: int) -> int:
+    return -(-length // BLOCK)
+
+
+def bytes_a_position(config: ModelConfig, dtype: torch.dtype) -> int:
+    return 2 * config.layers * config.kv_heads * config.head_dim * dtype.itemsize
 
 
 def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -25,95 +39,118 @@ def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class KVCache:
-    """Keys and values of up to `max_rows` sequences of different lengths; slot i of a row holds the row's position i.
+    """`data` [slots, layers, 2 · kv_heads, capacity, head_dim]: a sequence a slot, its position i at place i; keys'
+    heads first, so that both are stored by one copy, and what attention reads is a view.
 
-    One tensor a layer, [rows, 2 · kv_heads, capacity, head_dim], keys' heads first: heads before slots, so that what
-    is in use is a view that attention takes as it is, and both are stored by one copy. (One tensor for all layers was
-    measured to be slower.) Rows and capacity grow in powers of two. Slots that hold nothing yet are zero or stale,
+    Every slot has room for the longest sequence. On Linux's CPU that is address space only: memory follows the
+    positions written. Elsewhere slots and capacity grow as they are needed. What slots hold is counted in blocks, of
+    which there are `blocks`; who gets them is the scheduler's business. Places that hold nothing are zero or stale,
     never NaN: they are masked by adding -inf.
     """
 
-    def __init__(self, config: ModelConfig, max_rows: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.config, self.max_rows, self.dtype, self.device = config, max_rows, dtype, device
-        self.rows = self.capacity = 0
-        self.layers: list[Tensor] = []
+    def __init__(
+        self, config: ModelConfig, slots: int, blocks: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.config, self.slots, self.blocks, self.dtype, self.device = config, slots, blocks, dtype, device
+        self.held = [0] * slots
+        """Blocks that each slot holds."""
+        self._written = [0] * slots
+        """Blocks whose memory each slot has: a free slot keeps it for the next sequence, as long as there is enough."""
+        self._reserved: Reserved | None = None
+        if Reserved.available(device):
+            shape = self._shape(slots, span_of(config.max_positions))
+            try:
+                self._reserved = Reserved(shape, dtype)
+            except (OSError, ValueError) as error:
+                size = torch.Size(shape).numel() * dtype.itemsize / 2**40
+                raise HanlinError(
+                    f"the system refuses {size:.2f} TiB of addresses for {slots} sequences of {config.max_positions} "
+                    f"positions ({error}): allow more (ulimit -v, vm.overcommit_memory), or lower max_batch"
+                ) from None
+            self.data = self._reserved.tensor
+        else:
+            self.data = torch.zeros(self._shape(0, 0), dtype=dtype, device=device)
 
-    def reserve(self, rows: int, length: int) -> None:
-        """Make room for `rows` sequences of `length` positions, keeping what is stored."""
-        if rows <= self.rows and length <= self.capacity:
+    def _shape(self, slots: int, capacity: int) -> tuple[int, ...]:
+        return (slots, self.config.layers, 2 * self.config.kv_heads, capacity, self.config.head_dim)
+
+    # Blocks -----------------------------------------------------------
+
+    @property
+    def used(self) -> int:
+        """Blocks held by all slots."""
+        return sum(self.held)
+
+    @property
+    def free(self) -> int:
+        return self.blocks - self.used
+
+    def hold(self, slot: int, length: int) -> None:
+        """Have room for `length` positions in a slot. The caller has looked that there are blocks."""
+        wanted = blocks_of(length)
+        if wanted <= self.held[slot]:
             return
-        old_rows, old_capacity = self.rows, self.capacity
-        self.rows = bucket(max(rows, old_rows), 1, self.max_rows)
-        self.capacity = bucket(max(length, old_capacity), 64, max(self.config.max_positions, length))
-        shape = (self.rows, 2 * self.config.kv_heads, self.capacity, self.config.head_dim)
-        for layer in range(self.config.layers):
-            grown = torch.zeros(shape, dtype=self.dtype, device=self.device)
-            if old_rows:
-                grown[:old_rows, :, :old_capacity] = self.layers[layer]
-                self.layers[layer] = grown
-            else:
-                self.layers.append(grown)
+        self.held[slot] = wanted
+        if self._reserved is None:
+            self._grow(slot + 1, length)
+        elif wanted > self._written[slot]:
+            self._written[slot] = wanted
+            if sum(self._written) > self.blocks:
+                self.trim()
 
-    def slots(self, positions: Tensor) -> Tensor:
-        """Where, in a layer seen as [rows · 2 · kv_heads · capacity, head_dim], row b keeps its heads at
-        `positions[b]`."""
-        heads = 2 * self.config.kv_heads
-        first = torch.arange(positions.shape[0] * heads, device=self.device) * self.capacity
-        return first + positions.repeat_interleave(heads)
+    def release(self, slot: int) -> None:
+        """The slot holds nothing any more."""
+        self.held[slot] = 0
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of row `source` over row `target`."""
-        for stored in self.layers:
-            stored[target, :, :length] = stored[source, :, :length]
+    def trim(self) -> None:
+        """Give the memory of free slots back to the system."""
+        for slot, written in enumerate(self._written):
+            if written and not self.held[slot]:
+                self.clear(slot)
 
-    def reorder(self, rows: Sequence[int], length: int, first: int = 0) -> None:
-        """Row i becomes what row `rows[i]` was (beam search; prompts that are asked several times), both counted from
-        `first` on; only the first `length` positions count."""
-        if list(rows) == list(range(len(rows))):
+    def _grow(self, slots: int, length: int) -> None:
+        have_slots, have = self.data.shape[0], self.data.shape[3]
+        if slots <= have_slots and length <= have:
             return
-        index = torch.tensor(rows, device=self.device)
-        for stored in self.layers:
-            stored[first : first + len(rows), :, :length] = stored[first:, :, :length].index_select(0, index)
+        slots = max(have_slots, min(self.slots, 1 << (slots - 1).bit_length()))
+        capacity = max(have, span_of(1 << (length - 1).bit_length()))
+        capacity = min(capacity, span_of(max(self.config.max_positions, length)))
+        grown = torch.zeros(self._shape(slots, capacity), dtype=self.dtype, device=self.device)
+        grown[:have_slots, :, :, :have] = self.data
+        self.data = grown
 
-    def clear(self, row: int) -> None:
-        """Forget a row whose numbers must not be met again (NaN)."""
-        for stored in self.layers:
-            stored[row].zero_()
+    # Contents ---------------------------------------------------------
 
+    def clear(self, slot: int) -> None:
+        """Zero a slot: its numbers must not be met again (NaN), or its memory is wanted elsewhere."""
+        if self._reserved is not None:
+            self._reserved.give_back(self.data[slot])
+            self._written[slot] = 0
+        elif slot < self.data.shape[0]:
+            self.data[slot].zero_()
 
-class Prefill:
-    """The cache as `Transformer.hidden` sees it (`models.Cache`) while it reads positions start…start+length-1 of the
-    rows first…first+rows-1. Prompts shorter than the longest are padded at their end: causal attention keeps what is
-    real from seeing the padding, and later tokens overwrite it."""
+    def copy(self, source: int, target: int, length: int, start: int = 0) -> None:
+        """Positions start…length-1 of one slot over those of another, which holds room for them."""
+        self.data[target, :, :, start:length] = self.data[source, :, :, start:length]
 
-    def __init__(self, cache: KVCache, first: int, rows: int, start: int, length: int) -> None:
-        self.cache, self.start, self.end = cache, start, start + length
-        self.rows = slice(first, first + rows)
-        self.masks: dict[int | None, Tensor | None] = {}
+    def reorder(self, slots: Sequence[int], length: int) -> None:
+        """Slot i becomes what slot `slots[i]` was (beam search); only the first `length` positions count."""
+        moved = [number for number, source in enumerate(slots) if number != source]
+        if moved:
+            sources = torch.tensor([slots[number] for number in moved], device=self.device)
+            self.data[torch.tensor(moved, device=self.device), :, :, :length] = self.data[sources, :, :, :length]
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        config, stored = self.cache.config, self.cache.layers[layer][self.rows]
-        stored[:, : config.kv_heads, self.start : self.end] = key
-        stored[:, config.kv_heads :, self.start : self.end] = value
-        if self.start > 0:
-            key, value = stored[:, : config.kv_heads, : self.end], stored[:, config.kv_heads :, : self.end]
-        mask = self._mask(config.window(layer))
-        grouped = query.shape[1] != key.shape[1]
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
-        )
+    def spill(self, slot: int, length: int) -> Tensor:
+        """A slot's first `length` positions, outside of the cache's memory: in a file without a name, or in the
+        computer's memory where the cache is a device's."""
+        held = self.data[slot, :, :, :length]
+        if self.device.type != "cpu":
+            return held.cpu()
+        with tempfile.NamedTemporaryFile(prefix="hanlin-spilled-") as file:
+            kept = torch.from_file(file.name, shared=True, size=held.numel(), dtype=self.dtype).view(held.shape)
+            kept.copy_(held)
+        return kept
 
-    def _mask(self, window: int | None) -> Tensor | None:
-        """Additive [1, 1, new, all]; None where plain causal attention does."""
-        if window is not None and window >= self.end:
-            window = None
-        if self.start == 0 and window is None:
-            return None
-        if window not in self.masks:
-            device = self.cache.device
-            distance = torch.arange(self.start, self.end, device=device)[:, None] - torch.arange(
-                self.end, device=device
-            )
-            visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-            self.masks[window] = additive_mask(visible[None, None], self.cache.dtype)
-        return self.masks[window]
+    def restore(self, slot: int, spilled: Tensor) -> None:
+        """Put back, bit by bit, what `spill` took; the slot holds room for it."""
+        self.data[slot, :, :, : spilled.shape[2]] = spilled.to(self.device)

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import torch
 
 from hanlin.artifacts import HanlinError, UsageError
 from hanlin.inference import scoring
 from hanlin.inference.beam import beam_search
-from hanlin.inference.runner import Runner, compute_dtype
+from hanlin.inference.cache import BLOCK, blocks_of, bytes_a_position
+from hanlin.inference.driver import Driver
+from hanlin.inference.memory import Reserved, free_memory
+from hanlin.inference.runner import Runner
 from hanlin.inference.sampling import SamplingState
-from hanlin.inference.scheduler import Scheduler
-from hanlin.inference.scheduler import Sequence as Running
-from hanlin.inference.step import DecodeStep
+from hanlin.inference.scheduler import Load, Scheduler
+from hanlin.inference.sequence import Sequence as Running
+from hanlin.inference.step import Step
 from hanlin.inference.text import TextStream, find_stop
 from hanlin.inference.types import Completion, Delta, Request
 from hanlin.models import Transformer
 from hanlin.tokenization import Tokenizer
 
+MEMORY_SHARE = 0.5
+"""Of the free memory, what the cache may take where nothing else is said."""
+SHELVES = 32
+"""Prompts of finished requests that are kept at most, where keeping costs memory only for what is kept."""
+
 
 class Engine:
     """Generates and scores with one model.
 
-    Deterministic: the same requests give the same answers. A request's sampling depends on nothing but the request;
-    its scores depend on the batch only through the rounding of matrix products of different heights (about 1e-6 in
-    float32).
+    The same requests give the same answers. A request's sampling depends on nothing but the request; with
+    `deterministic` its scores have the same bits in any company, otherwise they depend on it through the rounding of
+    matrix products of different heights (about 1e-6 in float32).
+
+    `generate` and `iterate` answer in the caller's thread; once `stream` was used, a thread of the engine's own answers
+    all. Safe to be called from several threads.
     """
 
     def __init__(
@@ -36,16 +50,20 @@ class Engine:
         eos_ids: Sequence[int] | None = None,
         max_batch: int = 64,
         prefill_tokens: int = 4096,
-        cache_tokens: int = 1 << 18,
+        cache_tokens: int | None = None,
+        deterministic: bool | None = None,
+        frozen: bool = False,
     ) -> None:
         """`eos_ids` end every answer (None: the tokenizer's end of text, and its end of turn where it has one).
 
-        `max_batch` rows are generated at once; `prefill_tokens` bounds the tokens of one forward pass over prompts;
-        `cache_tokens` bounds rows × longest sequence, thereby the cache's memory. Raises HanlinError when the tokenizer
-        has more tokens than the model.
+        `max_batch` requests are answered at once; `prefill_tokens` bounds the tokens of prompts that a step reads;
+        `cache_tokens` bounds the tokens whose keys and values are kept (None: what half of the free memory holds).
+        `deterministic` None: where it costs nothing. `frozen`: the weights do not change any more, so that what is
+        known of a prompt stays true from call to call. Raises HanlinError when the tokenizer has more tokens than the
+        model.
         """
         self.model, self.tokenizer = model, tokenizer
-        self.max_batch, self.prefill_tokens, self.cache_tokens = max_batch, prefill_tokens, cache_tokens
+        self.max_batch, self.prefill_tokens, self.frozen = max_batch, prefill_tokens, frozen
         size = model.config.vocabulary_size
         if tokenizer.vocabulary_size > size:
             raise HanlinError(
@@ -56,7 +74,14 @@ class Engine:
             turn = tokenizer.end_of_turn_id
             eos_ids = [tokenizer.end_of_text_id, *([] if turn is None else [turn])]
         self.eos_ids = tuple(dict.fromkeys(eos_ids))
-        self._step = DecodeStep(model, compute_dtype(model))
+        self._step = Step(model, deterministic)
+        self.deterministic = self._step.deterministic
+        self._cache_tokens = cache_tokens
+        self._scheduler: Scheduler | None = None
+        self._driver: Driver | None = None
+        self._lock = threading.Lock()
+
+    # Generation -------------------------------------------------------
 
     def generate(
         self, requests: Sequence[Request], on_finish: Callable[[Completion], None] | None = None
@@ -66,9 +91,6 @@ class Engine:
         Raises HanlinError for a prompt that leaves no room in the model's context, and for token ids it does not have;
         UsageError for `logprobs` with `beams` above 1.
         """
-        return list(self._answers(requests, on_finish))
-
-    def _answers(self, requests: Sequence[Request], on_finish: Callable[[Completion], None] | None) -> list[Completion]:
         sequences = [self._sequence(request) for request in requests]
         answers: dict[int, Completion] = {}
 
@@ -77,51 +99,157 @@ class Engine:
             if on_finish is not None:
                 on_finish(completion)
 
-        searched = [number for number, request in enumerate(requests) if request.beams > 1]
         batched = [number for number, request in enumerate(requests) if request.beams == 1]
-        if batched:
-            with torch.inference_mode():
-                # Prompts of like length are read together, the long ones first: least padding, and no long one left
-                # over.
-                batched.sort(key=lambda number: -len(requests[number].prompt_ids))
-                number_of = {id(sequences[number]): number for number in batched}
-                scheduler = self._scheduler(min(self.max_batch, len(batched)))
-                scheduler.add([sequences[number] for number in batched])
-                while scheduler.busy:
-                    for sequence in scheduler.step():
-                        if sequence.finish_reason is not None:
-                            finish(number_of[id(sequence)], self._completed(sequence))
-        for number in searched:
-            finish(number, self._beam_search(sequences[number]))
+        # Long prompts first: neighbours of like length share calls of attention, and no long one is left over.
+        batched.sort(key=lambda number: -len(requests[number].prompt_ids))
+        number_of = {sequences[number]: number for number in batched}
+        for sequence in self._advance(list(number_of)):
+            if sequence.finish_reason is not None:
+                finish(number_of[sequence], self._completed(sequence))
+        for number, request in enumerate(requests):
+            if request.beams > 1:
+                finish(number, self._beam_search(sequences[number]))
         return [answers[number] for number in range(len(requests))]
 
-    def stream(self, request: Request) -> Iterator[Delta]:
+    def iterate(self, request: Request) -> Iterator[Delta]:
         """The answer piece by piece, one piece a token; the pieces' texts, joined, are the completion's text.
 
-        With `beams` above 1 the answer is known only at its end, and comes as one piece. Raises as `generate`.
+        With `beams` above 1 the answer is known only at its end, and comes as one piece. Raises as `generate`. An
+        iterator that is closed, or dropped, ends its request.
         """
         sequence = self._sequence(request)
         if request.beams > 1:
             return iter([_last(self._beam_search(sequence))])
-        return self._stream(sequence)
+        return self._iterate(sequence)
 
-    def _stream(self, sequence: Running) -> Iterator[Delta]:
-        scheduler = self._scheduler(1)
-        scheduler.add([sequence])
-        pieces = tokens = 0
-        while scheduler.busy:
-            # Not around the whole loop: the mode must not stay set while the caller has the piece.
-            with torch.inference_mode():
-                scheduler.step()
-            done = sequence.finish_reason is not None
-            yield Delta(
-                text="".join(sequence.pieces[pieces:]),
-                ids=sequence.ids[tokens:],
-                logprobs=sequence.logprobs[tokens:],
-                finish_reason=sequence.finish_reason,
-                completion=self._completed(sequence) if done else None,
-            )
-            pieces, tokens = len(sequence.pieces), len(sequence.ids)
+    def _iterate(self, sequence: Running) -> Iterator[Delta]:
+        told = _Told(sequence)
+        for _ in self._advance([sequence]):
+            yield told.next(self._completed)
+
+    async def stream(self, request: Request) -> AsyncIterator[Delta]:
+        """`iterate` for an event loop, which is never held up: the work is done in a thread of the engine's.
+
+        An iterator that is closed, or whose task is cancelled, ends its request before the next step.
+        """
+        sequence = self._sequence(request)
+        if request.beams > 1:
+            yield _last(await asyncio.to_thread(self._beam_search, sequence))
+            return
+        driver, loop = self._drive(), asyncio.get_running_loop()
+        pieces: asyncio.Queue[Delta | Exception] = asyncio.Queue()
+        told = _Told(sequence)
+
+        def hear(one: Running, error: Exception | None) -> None:
+            piece = told.next(None) if error is None else error
+            driver.tell(loop, functools.partial(pieces.put_nowait, piece))
+
+        driver.submit([sequence], hear)
+        ended = False
+        try:
+            while not ended:
+                piece = await pieces.get()
+                if isinstance(piece, Exception):
+                    ended = True
+                    raise piece
+                if piece.finish_reason is not None:
+                    ended = True
+                    piece.completion = await asyncio.to_thread(self._completed, sequence)
+                yield piece
+        finally:
+            if not ended:
+                driver.cancel([sequence])
+
+    def _advance(self, sequences: list[Running]) -> Iterator[Running]:
+        """Answer these, giving each one that advanced. A caller that stops listening ends what is not answered."""
+        if self._driver is not None:
+            yield from self._advance_elsewhere(self._driver, sequences)
+            return
+        with self._lock:
+            scheduler, self._scheduler = self._scheduler or self._make_scheduler(), None
+        # Kept only if no step fails: nothing is known then of what the cache holds.
+        scheduler.add(sequences)
+        left = len(sequences)
+        try:
+            while left:
+                for sequence in scheduler.step():
+                    left -= sequence.finish_reason is not None
+                    yield sequence
+        except GeneratorExit:
+            for sequence in sequences:
+                scheduler.cancel(sequence)
+            self._keep(scheduler)
+            raise
+        self._keep(scheduler)
+
+    def _keep(self, scheduler: Scheduler) -> None:
+        with self._lock:
+            if self.frozen and self._driver is None:
+                self._scheduler = scheduler
+
+    def _advance_elsewhere(self, driver: Driver, sequences: list[Running]) -> Iterator[Running]:
+        """The same, while the driver's thread does the work."""
+        changed = threading.Condition()
+        heard: list[tuple[Running, Exception | None]] = []
+
+        def hear(sequence: Running, error: Exception | None) -> None:
+            with changed:
+                heard.append((sequence, error))
+                changed.notify()
+
+        driver.submit(sequences, hear)
+        left = len(sequences)
+        try:
+            while left:
+                with changed:
+                    while not heard:
+                        changed.wait()
+                    news, heard[:] = list(heard), []
+                for sequence, error in news:
+                    if error is not None:
+                        raise error
+                    left -= sequence.finish_reason is not None
+                    yield sequence
+        finally:
+            if left:
+                driver.cancel(sequences)
+
+    def _drive(self) -> Driver:
+        with self._lock:
+            if self._driver is None:
+                self._scheduler = None
+                self._driver = Driver(self._make_scheduler, self.frozen)
+            return self._driver
+
+    def _make_scheduler(self) -> Scheduler:
+        keeps = self.frozen and Reserved.available(self._step.device)
+        return Scheduler(self._step, self.max_batch, self.blocks, self.prefill_tokens, SHELVES if keeps else 0)
+
+    @functools.cached_property
+    def blocks(self) -> int:
+        """Blocks of the cache, each for `cache.BLOCK` tokens."""
+        config = self.model.config
+        most = self.max_batch * blocks_of(config.max_positions)
+        if self._cache_tokens is not None:
+            return max(1, min(most, blocks_of(self._cache_tokens)))
+        free = MEMORY_SHARE * free_memory(self._step.device)
+        return max(1, min(most, int(free / (bytes_a_position(config, self._step.dtype) * BLOCK))))
+
+    @property
+    def load(self) -> Load:
+        """How busy the engine is, and what it has done."""
+        if self._driver is not None:
+            return self._driver.load()
+        return Load(total_blocks=self.blocks) if self._scheduler is None else self._scheduler.state()
+
+    def close(self) -> None:
+        """Stop the engine's thread, if it has one, and give its memory back."""
+        with self._lock:
+            driver, self._driver, self._scheduler = self._driver, None, None
+        if driver is not None:
+            driver.close()
+
+    # Scores -----------------------------------------------------------
 
     def score(self, pairs: Sequence[scoring.Pair]) -> list[list[float]]:
         """For each (context ids, continuation ids) the log-probability of every continuation token, given all before
@@ -136,9 +264,6 @@ class Engine:
 
     # ------------------------------------------------------------------
 
-    def _scheduler(self, rows: int) -> Scheduler:
-        return Scheduler(Runner(self.model, self._step, rows, self.prefill_tokens), rows, self.cache_tokens)
-
     def _sequence(self, request: Request) -> Running:
         if request.beams > 1 and request.logprobs:
             raise UsageError(
@@ -152,11 +277,17 @@ class Engine:
                 "left for the answer: shorten the prompt"
             )
         self._check_ids(request.prompt_ids)
+        limit = min(request.max_new_tokens, context - length)
+        if blocks_of(length + limit) > self.blocks:
+            raise HanlinError(
+                f"the prompt's {length} tokens and up to {limit} new ones are more than the cache's "
+                f"{self.blocks * BLOCK}: ask for fewer tokens, or give the engine more memory (cache_tokens)"
+            )
         eos = () if request.ignore_eos else self.eos_ids
         return Running(
             request=request,
             stop_ids=frozenset((*eos, *request.stop_ids)),
-            limit=min(request.max_new_tokens, context - length),
+            limit=limit,
             sampling=SamplingState.start(request),
             stream=TextStream(self._token_bytes, request.stop),
         )
@@ -176,7 +307,7 @@ class Engine:
     def _completed(self, sequence: Running) -> Completion:
         completion = sequence.completion()
         if sequence.request.prompt_logprobs:
-            prompt = sequence.request.prompt_ids
+            prompt = sequence.prompt
             rest = self.score([(prompt[:1], prompt[1:])])[0] if len(prompt) > 1 else []
             completion.prompt_logprobs = [None, *rest]
         return completion
@@ -192,13 +323,33 @@ class Engine:
             return bool(request.stop) and find_stop(text_of(ids), request.stop) is not None
 
         with torch.inference_mode():
-            runner = Runner(self.model, self._step, request.beams, self.prefill_tokens)
+            runner = Runner(self._step, request.beams, self.prefill_tokens)
             found = beam_search(runner, request, sequence.stop_ids, sequence.limit, hits_stop)
         for token, logprob in zip(found.ids, found.logprobs, strict=True):
             sequence.append(token, logprob, {})
         if sequence.finish_reason is None:
             sequence.finish_reason = found.finish_reason
         return self._completed(sequence)
+
+
+class _Told:
+    """How much of a sequence's answer its listener knows."""
+
+    def __init__(self, sequence: Running) -> None:
+        self.sequence, self.pieces, self.tokens = sequence, 0, 0
+
+    def next(self, complete: Callable[[Running], Completion] | None) -> Delta:
+        """What is new."""
+        one, pieces, tokens = self.sequence, self.pieces, self.tokens
+        self.pieces, self.tokens = len(one.pieces), len(one.ids)
+        return Delta(
+            text="".join(one.pieces[pieces:]),
+            ids=one.ids[tokens:],
+            logprobs=one.logprobs[tokens:],
+            top_logprobs=one.top_logprobs[tokens:],
+            finish_reason=one.finish_reason,
+            completion=complete(one) if complete is not None and one.finish_reason is not None else None,
+        )
 
 
 def _last(completion: Completion) -> Delta:

@@ -47,7 +47,7 @@ class LanguageModel:
 
     def stream(self, prompt: str, *, raw: bool = False, **settings: Any) -> Iterator[Delta]:
         """`generate`, piece by piece."""
-        return self.engine.stream(self.request(prompt, raw=raw, **settings))
+        return self.engine.iterate(self.request(prompt, raw=raw, **settings))
 
     def chat(self, messages: Messages, *, tools: list[dict[str, Any]] | None = None, **settings: Any) -> Completion:
         """The assistant's next turn. Raises HanlinError where the model has no chat template, besides what `generate`
@@ -58,7 +58,7 @@ class LanguageModel:
         self, messages: Messages, *, tools: list[dict[str, Any]] | None = None, **settings: Any
     ) -> Iterator[Delta]:
         """`chat`, piece by piece."""
-        return self.engine.stream(self.chat_request(messages, tools=tools, **settings))
+        return self.engine.iterate(self.chat_request(messages, tools=tools, **settings))
 
     def request(self, prompt: str, *, raw: bool = False, **settings: Any) -> Request:
         """The `Request` that `generate` makes of a prompt: many of them go to `engine.generate` at once."""

@@ -1,152 +1,348 @@
-"""Which requests run together: waiting ones take the rows of those that finished (continuous batching)."""
+"""Who is answered when: continuous batching over the slots and blocks of one cache.
+
+Every step reads the newest token of each sequence that answers, and pieces of the prompts of those that came since.
+Requests join and leave at any step. When memory runs out, what is kept of finished prompts goes first; then the last
+sequence in order is preempted: its keys and values are put aside and put back later, so that it goes on bit by bit as
+if nothing had happened.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Collection
-from dataclasses import dataclass, field
+import bisect
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from hanlin.inference.runner import Runner
-from hanlin.inference.sampling import SamplingState, choose
-from hanlin.inference.text import TextStream
-from hanlin.inference.types import Completion, FinishReason, Request
+import torch
+
+from hanlin.inference.cache import KVCache, blocks_of
+from hanlin.inference.plan import Piece
+from hanlin.inference.prefixes import TILE, Prefixes
+from hanlin.inference.sampling import choose
+from hanlin.inference.sequence import Sequence
+from hanlin.inference.step import Step
+
+CHUNK = 256
+"""Tokens of prompts read in one step beside sequences that answer: what those wait for at most."""
 
 
-@dataclass(eq=False)
-class Sequence:
-    """A request in the making."""
+@dataclass
+class Load:
+    """How busy an engine is, and what it has done since it was made."""
 
-    request: Request
-    stop_ids: frozenset[int]
-    limit: int
-    """Tokens to generate at most: `max_new_tokens`, or what the model's context leaves room for."""
-    sampling: SamplingState
-    stream: TextStream
-    ids: list[int] = field(default_factory=lambda: list[int]())
-    logprobs: list[float] = field(default_factory=lambda: list[float]())
-    top_logprobs: list[dict[int, float]] = field(default_factory=lambda: list[dict[int, float]]())
-    pieces: list[str] = field(default_factory=lambda: list[str]())
-    finish_reason: FinishReason | None = None
-
-    @property
-    def length(self) -> int:
-        """Positions that its row of the cache holds: all but the newest token, which the model has not read yet."""
-        return len(self.request.prompt_ids) + len(self.ids) - 1
-
-    def append(self, token: int, logprob: float, top: dict[int, float]) -> None:
-        """Take the next token; sets `finish_reason` when it is the last. A token of -1 stands for scores without
-        meaning."""
-        if token < 0:
-            self.finish_reason = "error"
-        else:
-            self.ids.append(token)
-            self.logprobs.append(logprob)
-            if self.request.logprobs:
-                self.top_logprobs.append(top)
-            self.sampling.advance(token)
-            if token in self.stop_ids:
-                self.finish_reason = "stop"
-            else:
-                self.pieces.append(self.stream.push(token))
-                if self.stream.stopped:
-                    self.finish_reason = "stop"
-                elif len(self.ids) >= self.limit:
-                    self.finish_reason = "length"
-        if self.finish_reason is not None:
-            self.pieces.append(self.stream.finish())
-
-    def completion(self) -> Completion:
-        assert self.finish_reason is not None
-        return Completion(
-            ids=self.ids,
-            text="".join(self.pieces),
-            logprobs=self.logprobs,
-            finish_reason=self.finish_reason,
-            top_logprobs=self.top_logprobs,
-            prompt_tokens=len(self.request.prompt_ids),
-        )
+    running: int = 0
+    waiting: int = 0
+    used_blocks: int = 0
+    total_blocks: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    """Read; those found in the prefix cache are not among them."""
+    generated_tokens: int = 0
+    prefix_queries: int = 0
+    """Tokens of prompts that were looked for in the prefix cache."""
+    prefix_hits: int = 0
+    """Tokens of prompts that were found there, or in a sequence that was being read."""
+    preemptions: int = 0
 
 
 class Scheduler:
-    """Runs sequences in the rows of one `Runner`, first come, first served.
+    """Answers sequences in order of (priority, arrival), `max_batch` at once, with `blocks` of cache, which each of them
+    alone must fit into."""
 
-    `cache_tokens` bounds rows × longest sequence, thereby the cache's memory (one sequence may run whatever its
-    length).
-    """
-
-    def __init__(self, runner: Runner, max_batch: int, cache_tokens: int) -> None:
-        self.runner, self.max_batch, self.cache_tokens = runner, max_batch, cache_tokens
-        self.waiting: deque[Sequence] = deque()
+    def __init__(self, step: Step, max_batch: int, blocks: int, prefill_tokens: int, shelves: int) -> None:
+        """`prefill_tokens` bounds what a step reads of prompts where nothing is being answered; `shelves` prompts of
+        finished requests are kept at most."""
+        self.step_of, self.max_batch = step, max_batch
+        self.prefill_tokens = max(prefill_tokens // TILE * TILE, TILE)
+        self.cache = KVCache(step.config, max_batch + shelves, blocks, step.dtype, step.device)
+        self.shelves = range(max_batch, max_batch + shelves)
+        self.prefixes = Prefixes()
+        self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
-        """The sequence of each row."""
-
-    def add(self, sequences: Collection[Sequence]) -> None:
-        """Queue sequences behind those that wait already."""
-        self.waiting.extend(sequences)
+        """Both in order of rank."""
+        self._free = list(range(max_batch))
+        """Slots, lowest first: neighbours share a call of attention."""
+        self._arrived = 0
+        self.load = Load(total_blocks=blocks)
 
     @property
     def busy(self) -> bool:
         """Whether anything runs or waits."""
         return bool(self.waiting or self.running)
 
+    def add(self, sequences: Iterable[Sequence]) -> None:
+        """Queue sequences behind those of their priority."""
+        for sequence in sequences:
+            sequence.number = self._arrived
+            self._arrived += 1
+            bisect.insort(self.waiting, sequence, key=lambda one: one.rank)
+
+    def cancel(self, sequence: Sequence) -> None:
+        """End a sequence now, and free its memory; nothing happens to one that has ended."""
+        if sequence.finish_reason is not None:
+            return
+        sequence.finish_reason = "cancelled"
+        sequence.pieces.append(sequence.stream.finish())
+        sequence.spilled = None
+        if sequence in self.running:
+            self._leave(sequence)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+
+    @torch.inference_mode()
     def step(self) -> list[Sequence]:
-        """One token for every running sequence, or the first token of new ones; returns those that got one (or
-        failed)."""
-        joining = self._joining()
-        if joining:
-            first = len(self.running)
-            logits = self.runner.prefill([sequence.request.prompt_ids for sequence in joining], first)
-            self.running += joining
-            advanced = joining
-        else:
-            logits = self.runner.decode([s.ids[-1] for s in self.running], [s.length for s in self.running])
-            advanced = list(self.running)
+        """Go on by one step; returns the sequences that got a token (or failed)."""
+        self._make_room()
+        self._admit()
+        pieces, read = self._pieces()
+        if not pieces:
+            return []
+        logits = self.step_of(pieces, self.cache)
+        self.load.steps += 1
+        advanced, rows = self._note_read(pieces, read)
+        if not advanced:
+            return []
+        if rows != list(range(logits.shape[0])):
+            logits = logits[torch.tensor(rows, device=logits.device)]
         choice = choose(logits, [sequence.sampling for sequence in advanced])
         for sequence, token, logprob, top in zip(advanced, choice.tokens, choice.logprobs, choice.top, strict=True):
             sequence.append(token, logprob, top)
-        self._remove_finished()
+            self.load.generated_tokens += 1
+        for sequence in advanced:
+            if sequence.finish_reason is not None:
+                self._finish(sequence)
         return advanced
 
-    def _joining(self) -> list[Sequence]:
-        """Waiting sequences to start now. Rows are refilled a quarter at a time: reading prompts one by one is slow."""
-        free = self.max_batch - len(self.running)
-        if not self.waiting or (self.running and free < min(len(self.waiting), -(-self.max_batch // 4))):
-            return []
-        joining: list[Sequence] = []
-        read: set[tuple[int, ...]] = set()
-        """Prompts: one that several ask is read once"""
-        longest_prompt = 0
-        longest = max((_most(sequence) for sequence in self.running), default=0)
-        while self.waiting and len(joining) < free:
-            candidate = self.waiting[0]
-            longest_prompt = max(longest_prompt, len(candidate.request.prompt_ids))
-            longest = max(longest, _most(candidate))
-            rows = len(self.running) + len(joining) + 1
-            if rows > 1 and rows * longest > self.cache_tokens:
-                break
-            read.add(tuple(candidate.request.prompt_ids))
-            if joining and len(read) * longest_prompt > self.runner.prefill_tokens:
-                break
-            joining.append(self.waiting.popleft())
-        return joining
+    def state(self) -> Load:
+        """The load now."""
+        load = self.load
+        load.running, load.waiting = len(self.running), len(self.waiting)
+        load.used_blocks = self.cache.used
+        return load
 
-    def _remove_finished(self) -> None:
-        """Close the gaps that finished sequences leave, moving sequences from the end into them."""
-        for row, sequence in enumerate(self.running):
-            if sequence.finish_reason == "error":
-                # Before anything is moved: a row that is copied from keeps its numbers, and would be met again.
-                self.runner.cache.clear(row)
-        row = 0
-        while row < len(self.running):
-            sequence = self.running[row]
-            if sequence.finish_reason is None:
-                row += 1
+    # What a step reads ------------------------------------------------
+
+    def _budget(self) -> int:
+        answering = any(not sequence.reading for sequence in self.running)
+        return min(CHUNK, self.prefill_tokens) if answering else self.prefill_tokens
+
+    def _pieces(self) -> tuple[list[Piece], list[Sequence]]:
+        pieces: list[Piece] = []
+        read: list[Sequence] = []
+        budget = self._budget()
+        for sequence in self.running:
+            if not sequence.reading:
+                pieces.append(Piece(sequence.slot, sequence.read, sequence.ids[-1:], False, True))
+                read.append(sequence)
                 continue
-            last = self.running.pop()
-            if last is not sequence:
-                self.runner.cache.move(len(self.running), row, last.length)
-                self.running[row] = last
+            if sequence.leader is not None or budget <= 0:
+                continue
+            end = len(sequence.prompt)
+            if end - sequence.read > budget:
+                end = (sequence.read + budget) // TILE * TILE
+                if end <= sequence.read:
+                    continue
+            tokens = sequence.prompt[sequence.read : end]
+            pieces.append(Piece(sequence.slot, sequence.read, tokens, True, end == len(sequence.prompt)))
+            read.append(sequence)
+            budget -= len(tokens)
+        return pieces, read
+
+    def _note_read(self, pieces: list[Piece], read: list[Sequence]) -> tuple[list[Sequence], list[int]]:
+        """Take note of what was read; returns the sequences that get a token, with the row of scores of each."""
+        advanced: list[Sequence] = []
+        rows: list[int] = []
+        row_of: dict[Sequence, int] = {}
+        for piece, sequence in zip(pieces, read, strict=True):
+            sequence.read += len(piece.tokens)
+            if piece.prompt:
+                self.load.prompt_tokens += len(piece.tokens)
+                self.prefixes.note(sequence.slot, sequence.chain[: sequence.read // TILE])
+            if piece.answered:
+                row_of[sequence] = len(row_of)
+                advanced.append(sequence)
+                rows.append(row_of[sequence])
+        for sequence in self.running:
+            leader = sequence.leader
+            if leader is None or leader.read < sequence.shared:
+                continue
+            self._take(sequence, leader.slot, sequence.shared)
+            sequence.leader = None
+            if not sequence.reading:
+                # The same prompt: so are the scores after it.
+                advanced.append(sequence)
+                rows.append(row_of[leader])
+        return advanced, rows
+
+    # Who runs ---------------------------------------------------------
+
+    def _make_room(self) -> None:
+        """A place for the next token of each sequence that answers; those last in order may have to go."""
+        for sequence in list(self.running):
+            if sequence.slot < 0 or sequence.reading:
+                continue
+            missing = blocks_of(sequence.read + 1) - self.cache.held[sequence.slot]
+            if missing <= 0:
+                continue
+            while not self._free_blocks(missing) and sequence.slot >= 0:
+                self._preempt(self.running[-1])
+            if sequence.slot >= 0:
+                self.cache.hold(sequence.slot, sequence.read + 1)
+
+    def _admit(self) -> None:
+        """Start waiting sequences, as many as a step can read."""
+        unread = sum(len(s.prompt) - s.read for s in self.running if s.reading and s.leader is None)
+        while self.waiting and unread < self._budget():
+            candidate = self.waiting[0]
+            # What runs may want a block each, soon: whoever joins must not be put out again at once.
+            spare = len(self.running)
+            while not (self._free and self._free_blocks(candidate.blocks + spare)):
+                if not self.running or self.running[-1].request.priority <= candidate.request.priority:
+                    break
+                self._preempt(self.running[-1])
+                spare = len(self.running)
+            if not self._free or (self.running and not self._free_blocks(candidate.blocks + spare)):
+                return
+            if not self._free_blocks(candidate.blocks):
+                return
+            self.waiting.remove(candidate)
+            self._start(candidate)
+            if candidate.reading and candidate.leader is None:
+                unread += len(candidate.prompt) - candidate.read
+
+    def _start(self, sequence: Sequence) -> None:
+        sequence.slot = self._free.pop(0)
+        self.cache.hold(sequence.slot, max(sequence.read, len(sequence.prompt)) + 1)
+        if sequence.spilled is not None:
+            self.cache.restore(sequence.slot, sequence.spilled)
+            sequence.spilled = None
+            self.prefixes.note(sequence.slot, sequence.chain[: sequence.read // TILE])
+        elif sequence.read == 0:
+            self._begin(sequence)
+        bisect.insort(self.running, sequence, key=lambda one: one.rank)
+
+    def _begin(self, sequence: Sequence) -> None:
+        """Look for the prompt's beginning among what is there, and what is being read."""
+        self.load.prefix_queries += len(sequence.prompt)
+        # The last token is always read: the scores after it are wanted.
+        chain = sequence.chain[: (len(sequence.prompt) - 1) // TILE]
+        found = self.prefixes.find(chain)
+        have = 0 if found is None else found[1] * TILE
+        best, shared = None, have
+        for other in self.running:
+            if not other.reading:
+                continue
+            if other.key == sequence.key:
+                # The one that reads: those that copy it have no scores of their own when they are done.
+                copies = other.leader is not None and other.leader.key == other.key
+                best, shared = other.leader if copies else other, len(sequence.prompt)
+                break
+            common = _common(other.chain, chain) * TILE
+            if common > max(shared, other.read):
+                best, shared = other, common
+        if found is not None and shared < len(sequence.prompt):
+            self.prefixes.touch(found[0])
+            self._take(sequence, found[0], have)
+        if best is not None:
+            sequence.leader, sequence.shared = best, shared
+
+    def _take(self, sequence: Sequence, slot: int, length: int) -> None:
+        """Copy the first `length` positions of another slot."""
+        self.cache.copy(slot, sequence.slot, length, sequence.read)
+        self.load.prefix_hits += length - sequence.read
+        sequence.read = length
+        self.prefixes.note(sequence.slot, sequence.chain[: length // TILE])
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Take a sequence out of its slot."""
+        self.running.remove(sequence)
+        self._hand_on(sequence)
+        self.prefixes.forget(sequence.slot)
+        self.cache.release(sequence.slot)
+        bisect.insort(self._free, sequence.slot)
+        sequence.slot, sequence.leader = -1, None
+
+    def _hand_on(self, sequence: Sequence) -> None:
+        """Those that waited for a sequence get what it has read; of equal ones the first goes on for all."""
+        heirs: dict[object, Sequence] = {}
+        for other in self.running:
+            if other.leader is not sequence:
+                continue
+            have = min(sequence.read, other.shared) // TILE * TILE
+            if have > other.read and sequence.finish_reason != "error":
+                self._take(other, sequence.slot, have)
+            heir = heirs.setdefault(other.key, other)
+            other.leader = None if heir is other else heir
+
+    def _preempt(self, sequence: Sequence) -> None:
+        if sequence.read:
+            sequence.spilled = self.cache.spill(sequence.slot, sequence.read)
+        self._leave(sequence)
+        bisect.insort(self.waiting, sequence, key=lambda one: one.rank)
+        self.load.preemptions += 1
+
+    def _finish(self, sequence: Sequence) -> None:
+        if sequence.finish_reason == "error":
+            self.cache.clear(sequence.slot)
+        else:
+            self._shelve(sequence)
+        self._leave(sequence)
+
+    # What is kept of finished prompts ---------------------------------
+
+    def _shelve(self, sequence: Sequence) -> None:
+        """Keep the prompt's tiles for those that begin alike: in a shelf that holds a beginning of them, in an empty
+        one, or in the one used longest ago. Nothing is kept where running sequences have all the memory."""
+        chain = sequence.chain
+        if not chain or not self.shelves:
+            return
+        shelf = max(self.shelves, key=lambda one: self._fit(one, chain))
+        if self.prefixes.tiles(shelf) >= len(chain) and self._fit(shelf, chain) > 0:
+            self.prefixes.touch(shelf)
+            return
+        if self._fit(shelf, chain) < 0:
+            oldest = self.prefixes.oldest(self.shelves)
+            assert oldest is not None
+            shelf = oldest
+            self._clear_shelf(shelf)
+        have, length = self.prefixes.tiles(shelf) * TILE, len(chain) * TILE
+        self.prefixes.touch(shelf)
+        # The sequence's own are about to be free.
+        needed = blocks_of(length) - self.cache.held[shelf] - self.cache.held[sequence.slot]
+        if not self._free_blocks(needed, keep=shelf):
+            return
+        self.cache.hold(shelf, length)
+        self.cache.copy(sequence.slot, shelf, length, have)
+        self.prefixes.note(shelf, chain)
+
+    def _fit(self, shelf: int, chain: list[bytes]) -> int:
+        """How much of `chain` a shelf holds, where it holds nothing else (0: it is empty; -1: it holds other things)."""
+        held = self.prefixes.tiles(shelf)
+        if held <= len(chain):
+            return held if self.prefixes.begins(shelf, chain) else -1
+        return len(chain) if self.prefixes.covers(shelf, chain) else -1
+
+    def _clear_shelf(self, shelf: int) -> None:
+        self.prefixes.forget(shelf)
+        self.cache.release(shelf)
+
+    def _free_blocks(self, count: int, keep: int | None = None) -> bool:
+        """Whether `count` blocks are free, once shelves are cleared as far as that helps (not `keep`)."""
+        while self.cache.free < count:
+            oldest = self.prefixes.oldest([shelf for shelf in self.shelves if shelf != keep])
+            if oldest is None:
+                return False
+            self._clear_shelf(oldest)
+        return True
 
 
-def _most(sequence: Sequence) -> int:
-    return len(sequence.request.prompt_ids) + sequence.limit
+def _common(one: list[bytes], other: list[bytes]) -> int:
+    """How many tiles two prompts begin with alike."""
+    # A digest stands for its tile and all before it: the last equal one says all.
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[middle - 1] == other[middle - 1]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hanlin.artifacts import HanlinError
 from hanlin.inference.cache import additive_mask
+from hanlin.inference.functions import compute_dtype
 from hanlin.inference.numbers import floats
-from hanlin.inference.runner import compute_dtype
 from hanlin.models import ModelConfig, Transformer
 
 Pair = tuple[Sequence[int], Sequence[int]]

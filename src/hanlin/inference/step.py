@@ -1,4 +1,4 @@
-"""One decoding step: a token a row through the whole model, with as few operations as that takes.
+"""One step of the engine: new tokens of many sequences, generated ones and prompts, through the whole model at once.
 
 `Transformer.hidden` would compute the same (the tests hold the two together), but a step of generation is so little
 arithmetic that calling modules and small operations costs a good part of it: written flat, with one rotation for
@@ -8,62 +8,24 @@ than half.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from hanlin.artifacts import HanlinError
+from hanlin.inference.alike import attention_is_alike, filled_heads, least_rows
 from hanlin.inference.cache import KVCache, additive_mask
-from hanlin.inference.precision import HalfLinear
+from hanlin.inference.functions import Function, compute_dtype, inverse_rms, linear_function, norm_function, wide
+from hanlin.inference.plan import QUERIES, Piece, Plan, Run
+from hanlin.inference.prefixes import TILE
 from hanlin.models import ModelConfig, Transformer
-from hanlin.models.transformer import Attention, Block, RMSNorm
+from hanlin.models.transformer import Attention, Block
 
-Function = Callable[[Tensor], Tensor]
-
-
-def linear_function(module: nn.Module, dtype: torch.dtype) -> Function:
-    """What `module` computes, without the cost of calling a module.
-
-    Adapted and quantised layers are no nn.Linear, and are called: their active adapter may change between calls.
-    """
-    if isinstance(module, HalfLinear):
-        product, packed = torch.ops.quantized.linear_dynamic_fp16.default, module.packed
-        # What the operator calls once it has looked through its arguments for things to trace: that takes 10 µs.
-        direct: Callable[[Tensor, object], Tensor] = getattr(product, "_op", product)
-        return lambda x: direct(x, packed)
-    if not isinstance(module, nn.Linear):
-        return module
-    weight: Tensor = module.weight
-    bias = cast("Tensor | None", module.bias)
-    if weight.dtype != dtype:
-        # Weights in training keep their own precision: they are rounded when used, for they may have changed.
-        return lambda x: F.linear(x, weight.to(dtype), None if bias is None else bias.to(dtype))
-    return lambda x: F.linear(x, weight, bias)
-
-
-def inverse_rms(x: Tensor, epsilon: Tensor) -> Tensor:
-    """1 / sqrt(mean(x²) + epsilon) over the last dimension, which stays with size 1."""
-    if x.shape[0] == 1 and x.dim() == 2:
-        # Of one row the sum of squares is a product: one operation for two, half of the time beside cold caches.
-        return torch.addmm(epsilon, x, x.T, alpha=1 / x.shape[1]).rsqrt_()
-    norm = cast(Tensor, torch.linalg.vector_norm(x, 2, -1, True))
-    return torch.addcmul(epsilon, norm, norm, value=1 / x.shape[-1]).rsqrt_()
-
-
-def norm_function(module: nn.Module, dtype: torch.dtype) -> Function:
-    """The norm that `module` is; RMSNorm computed in float32 (or float64), as everywhere."""
-    if not isinstance(module, RMSNorm):
-        return module
-    weight = module.weight
-    wide = dtype if dtype in (torch.float32, torch.float64) else torch.float32
-    epsilon = torch.tensor(module.epsilon, dtype=wide, device=weight.device)
-
-    def norm(x: Tensor) -> Tensor:
-        return (x * inverse_rms(x, epsilon)).mul_(weight)
-
-    return norm if wide == dtype else lambda x: norm(x.to(wide)).to(dtype)
+MOST_PRODUCTS = 2
+"""Rows up to which queries and keys are turned by a product; for 4 and more it took a tenth longer."""
 
 
 def rotation(cos: Tensor, sin: Tensor) -> Tensor:
@@ -76,19 +38,13 @@ def rotation(cos: Tensor, sin: Tensor) -> Tensor:
     return straight + crossed
 
 
-MOST_PRODUCTS = 2
-"""Rows up to which queries and keys are turned by a product; for 4 and more it took a tenth longer."""
-
-
 class _Layer:
     """A block's functions and weights, taken out of its modules once."""
 
-    def __init__(self, block: Block, config: ModelConfig, dtype: torch.dtype) -> None:
+    def __init__(self, block: Block, dtype: torch.dtype, alike: bool) -> None:
         attention: Attention = block.attention
-        self.attention_norm, self.mlp_norm = (
-            norm_function(block.attention_norm, dtype),
-            norm_function(block.mlp_norm, dtype),
-        )
+        self.attention_norm = norm_function(block.attention_norm, dtype, alike)
+        self.mlp_norm = norm_function(block.mlp_norm, dtype, alike)
         self.qkv, self.out = linear_function(attention.qkv, dtype), linear_function(attention.out, dtype)
         self.up, self.down = linear_function(block.mlp.up, dtype), linear_function(block.mlp.down, dtype)
         self.activation = block.mlp.activation
@@ -97,51 +53,93 @@ class _Layer:
             self.norms = attention.query_norm.weight, attention.key_norm.weight
 
 
-class DecodeStep:
-    """Calls: (tokens int64 [n], lengths of the rows 0…n-1 so far) -> logits [n, vocabulary], storing keys and values.
+class _Call(NamedTuple):
+    """A `Run` as tensors."""
 
-    `dtype` is what the model computes in. Weights are referred to, not copied: a model that trains on may be asked
-    again.
+    run: Run
+    sources: Tensor | slice
+    places: Tensor | None
+    targets: Tensor | slice
+    masks: dict[int | None, Tensor]
+
+
+class Step:
+    """Calls: (pieces, cache) -> float32 logits [answered pieces, vocabulary], in the order of the pieces; keys and
+    values are stored. Weights are referred to, not copied: a model that trains on may be asked again.
+
+    `deterministic`: a sequence's numbers have the same bits whatever else is in the step, and however its prompt was
+    cut into pieces at multiples of TILE. Where products with few rows sum in another order, as float32's do, steps are
+    filled up with empty rows, which costs time. None: on where no rows need be filled up. Raises HanlinError where it is
+    asked for and can't be had.
     """
 
-    def __init__(self, model: Transformer, dtype: torch.dtype) -> None:
-        self.model, self.config, self.dtype = model, model.config, dtype
-        self.wide = dtype if dtype in (torch.float32, torch.float64) else torch.float32
-        self.layers = [_Layer(cast(Block, block), model.config, dtype) for block in model.blocks]
-        self.final_norm = norm_function(model.final_norm, dtype)
-        device = model.embedding.weight.device
-        self.epsilon = torch.tensor(model.config.norm_epsilon, dtype=self.wide, device=device)
+    def __init__(self, model: Transformer, deterministic: bool | None = False) -> None:
+        self.model, self.config = model, model.config
+        self.dtype = compute_dtype(model)
+        self.device = model.embedding.weight.device
+        self.wide = wide(self.dtype)
+        group = model.config.heads // model.config.kv_heads
+        self.least, self.deterministic = 1, False
+        """Rows up to which a step is filled."""
+        if deterministic is not False:
+            least = self._least_rows() if attention_is_alike(model.config, self.dtype, self.device) else None
+            if least is None and deterministic:
+                raise HanlinError(
+                    f"deterministic: on this machine ({self.device.type}, {str(self.dtype).removeprefix('torch.')}) a "
+                    "request's numbers depend on how many others there are, whatever is done: use another dtype, or "
+                    "leave it out"
+                )
+            self.deterministic = least is not None and (deterministic is True or least == 1)
+            self.least = (least or 1) if self.deterministic else 1
+        self.heads = filled_heads(group) if self.deterministic else group
+        """Query heads that a head of keys is given."""
+        # Queries of several heads beside each other pass the numbers at which the kernel cuts them otherwise.
+        self.queries = TILE if self.deterministic and group > 1 else QUERIES
+        alike = self.deterministic
+        self.layers = [_Layer(cast(Block, block), self.dtype, alike) for block in model.blocks]
+        self.final_norm = norm_function(model.final_norm, self.dtype, alike)
+        self.epsilon = torch.tensor(model.config.norm_epsilon, dtype=self.wide, device=self.device)
 
-    def __call__(self, tokens: Tensor, lengths: Sequence[int], cache: KVCache) -> Tensor:
-        config = self.config
-        rows, span = tokens.shape[0], max(lengths) + 1
+    @torch.inference_mode()
+    def _least_rows(self) -> int | None:
+        config, block = self.config, cast(Block, self.model.blocks[0])
+        functions: list[tuple[Function, int]] = [(self.model.logits, config.hidden_size)]
+        for module, width in (
+            (block.attention.qkv, config.hidden_size),
+            (block.attention.out, config.heads * config.head_dim),
+            (block.mlp.up, config.hidden_size),
+            (block.mlp.down, config.intermediate_size),
+        ):
+            functions.append((linear_function(module, self.dtype), width))
+        return least_rows(functions, self.dtype, self.device)
+
+    def __call__(self, pieces: Sequence[Piece], cache: KVCache) -> Tensor:
+        plan, config = Plan(pieces, self.queries), self.config
         heads, kv_heads, size = config.heads, config.kv_heads, config.head_dim
-        joint_heads, group = heads + kv_heads, heads // kv_heads
-        positions = torch.tensor(lengths, device=cache.device)
+        filled = max(0, self.least - len(plan.tokens))
+        tokens = torch.tensor(plan.tokens + [0] * filled, device=self.device)
+        positions = torch.tensor(plan.positions + [0] * filled, device=self.device)
+        rows = tokens.shape[0]
         x = self.model.embedding(tokens).to(self.dtype)
         turn: Tensor | tuple[Tensor, Tensor] | None = None
         if self.model.positions is not None:
             x = x + self.model.positions(positions).to(self.dtype)
         elif self.model.rotary is not None:
             cos, sin = (part[:, 0] for part in self.model.rotary.at(1, positions[:, None], x))
-            turn = rotation(cos[:, 0], sin[:, 0]) if rows <= MOST_PRODUCTS else (cos, sin)
-        slots, masks = cache.slots(positions), self._masks(positions, lengths, span)
-        # stored[:rows, :kv_heads, :span] and stored[:rows, kv_heads:, :span], in a third of the time.
-        seen, strides = (rows, kv_heads, span, size), cache.layers[0].stride()
+            product = rows <= MOST_PRODUCTS and not self.deterministic
+            turn = rotation(cos[:, 0], sin[:, 0]) if product else (cos, sin)
+        calls = [self._call(run, positions) for run in plan.runs]
+        store = _Store(plan, positions, cache)
+        answers = self._answers(plan, rows)
         for number, layer in enumerate(self.layers):
             joint = layer.qkv(layer.attention_norm(x)).view(rows, heads + 2 * kv_heads, size)
             if turn is not None:
-                self._norm_rotate(joint[:, :joint_heads], layer.norms, turn)
-            stored = cache.layers[number]
-            stored.view(-1, size).index_copy_(0, slots, joint[:, heads:].reshape(-1, size))
-            mixed = F.scaled_dot_product_attention(
-                # The query heads of a group look like the positions of one head: far faster than enable_gqa.
-                joint[:, :heads].view(rows, kv_heads, group, size),
-                stored.as_strided(seen, strides),
-                stored.as_strided(seen, strides, kv_heads * strides[1]),
-                masks[config.window(number)],
-            )
-            x = x + layer.out(mixed.reshape(rows, heads * size))
+                self._norm_rotate(joint[:, : heads + kv_heads], layer.norms, turn)
+            store(number, joint[:, heads:])
+            mixed = self._attend(calls, joint, cache, number)
+            if number == len(self.layers) - 1 and answers is not None:
+                mixed, x = mixed.index_select(0, answers), x.index_select(0, answers)
+            x = x + layer.out(mixed)
             inner = layer.up(layer.mlp_norm(x))
             if config.gated:
                 gate, up = inner.chunk(2, -1)
@@ -149,7 +147,77 @@ class DecodeStep:
             else:
                 inner = layer.activation(inner)
             x = x + layer.down(inner)
-        return self.model.logits(self.final_norm(x))
+        return self.model.logits(self.final_norm(x))[: len(plan.answers)].float()
+
+    def _answers(self, plan: Plan, rows: int) -> Tensor | None:
+        """The rows that the last layer goes on with; None: all, in their order."""
+        if plan.answers == list(range(len(plan.tokens))):
+            return None
+        places = plan.answers + [0] * max(0, self.least - len(plan.answers), 1 - len(plan.answers))
+        return torch.tensor(places, device=self.device)
+
+    def _call(self, run: Run, positions: Tensor) -> _Call:
+        first, count = run.sources[0], len(run.sources)
+        plain = run.whole and run.sources[-1] == first + count - 1
+        sources = slice(first, first + count) if plain else torch.tensor(run.sources, device=self.device)
+        places, targets = None, sources
+        if not run.whole:
+            places = torch.tensor(run.places, device=self.device)
+            targets = torch.tensor([run.sources[place] for place in run.places], device=self.device)
+        keys = torch.arange(run.span, device=self.device)
+        if run.start < 0:
+            distance = positions[sources][:, None, None, None] - keys
+        else:
+            distance = (torch.arange(run.start, run.start + run.queries, device=self.device)[:, None] - keys)[None, None]
+        masks: dict[int | None, Tensor] = {}
+        group = self.config.heads // self.config.kv_heads
+        for window in {self.config.window(layer) for layer in range(self.config.layers)}:
+            visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+            mask = additive_mask(visible, self.dtype)
+            masks[window] = mask.repeat(1, 1, group, 1) if run.start >= 0 and group > 1 else mask
+        return _Call(run, sources, places, targets, masks)
+
+    def _attend(self, calls: Sequence[_Call], joint: Tensor, cache: KVCache, layer: int) -> Tensor:
+        """[rows, heads · head_dim]: what the queries of joint [rows, heads + 2 · kv_heads, head_dim] see."""
+        config, data = self.config, cache.data
+        heads, kv_heads, size = config.heads, config.kv_heads, config.head_dim
+        group, strides = heads // kv_heads, data.stride()
+        window, mixed = config.window(layer), None
+        for call in calls:
+            run = call.run
+            query = joint[call.sources, :heads]
+            # The query heads of a group look like the positions of one head: far faster than enable_gqa.
+            if run.queries == 1:
+                query = query.view(run.rows, kv_heads, group, size)
+                if self.heads > group:
+                    query = F.pad(query, (0, 0, 0, self.heads - group))
+            else:
+                query = query.view(run.rows, run.queries, kv_heads, group, size).permute(0, 2, 3, 1, 4)
+                query = query.reshape(run.rows, kv_heads, group * run.queries, size)
+            # data[slot : slot + rows, layer, :kv_heads, :span] and […, kv_heads:, :span], in a third of the time.
+            seen = (run.rows, kv_heads, run.span, size)
+            held = (strides[0], strides[2], strides[3], strides[4])
+            offset = run.slot * strides[0] + layer * strides[1]
+            found = F.scaled_dot_product_attention(
+                query,
+                data.as_strided(seen, held, offset),
+                data.as_strided(seen, held, offset + kv_heads * strides[2]),
+                call.masks[window],
+            )
+            if run.queries > 1:
+                found = found.view(run.rows, kv_heads, group, run.queries, size).permute(0, 3, 1, 2, 4)
+            elif self.heads > group:
+                found = found[:, :, :group]
+            found = found.reshape(-1, heads * size)
+            if call.places is not None:
+                found = found.index_select(0, call.places)
+            if len(calls) == 1 and found.shape[0] == joint.shape[0] and isinstance(call.targets, slice):
+                return found
+            if mixed is None:
+                mixed = joint.new_zeros((joint.shape[0], heads * size))
+            mixed[call.targets] = found
+        assert mixed is not None
+        return mixed
 
     def _norm_rotate(
         self, joint: Tensor, norms: tuple[Tensor, Tensor] | None, turn: Tensor | tuple[Tensor, Tensor]
@@ -168,17 +236,26 @@ class DecodeStep:
         left, right = (first * cos).addcmul_(second, sin, value=-1), (second * cos).addcmul_(first, sin)
         joint.copy_(torch.cat((left, right), -1))
 
-    def _masks(self, positions: Tensor, lengths: Sequence[int], span: int) -> dict[int | None, Tensor | None]:
-        """For each window among the layers: additive [n, 1, 1, span]; None where every row sees every slot."""
-        masks: dict[int | None, Tensor | None] = {}
-        distance: Tensor | None = None
-        for window in {self.config.window(layer) for layer in range(self.config.layers)}:
-            reach = None if window is None or window >= span else window
-            if reach is None and min(lengths) + 1 == span:
-                masks[window] = None
-                continue
-            if distance is None:
-                distance = positions[:, None] - torch.arange(span, device=positions.device)
-            visible = distance >= 0 if reach is None else (distance >= 0) & (distance < reach)
-            masks[window] = additive_mask(visible[:, None, None], self.dtype)
-        return masks
+
+class _Store:
+    """Puts keys and values of a step's tokens [rows, 2 · kv_heads, head_dim] where they belong in a layer."""
+
+    def __init__(self, plan: Plan, positions: Tensor, cache: KVCache) -> None:
+        self.plan, self.cache, self.count = plan, cache, plan.decoded
+        _, layers, heads, capacity, _ = cache.data.shape
+        self.layer = heads * capacity
+        """Places of a layer, in the cache seen as places."""
+        if self.count:
+            slots = torch.tensor(plan.slots, device=cache.device)
+            first = slots * (layers * self.layer) + positions[: self.count]
+            self.places = (first[:, None] + torch.arange(0, self.layer, capacity, device=cache.device)).flatten()
+
+    def __call__(self, layer: int, joint: Tensor) -> None:
+        data = self.cache.data
+        size = data.shape[4]
+        if self.count:
+            flat = data.view(-1, size)[layer * self.layer :]
+            flat.index_copy_(0, self.places, joint[: self.count].reshape(-1, size))
+        for piece, first in self.plan.prompts:
+            end = piece.start + len(piece.tokens)
+            data[piece.slot, layer, :, piece.start : end] = joint[first : first + len(piece.tokens)].transpose(0, 1)

@@ -10,9 +10,9 @@ from typing import Literal
 
 from hanlin.artifacts import UsageError
 
-FinishReason = Literal["stop", "length", "error"]
+FinishReason = Literal["stop", "length", "error", "cancelled"]
 """stop: an end token, a stop token or a stop string; length: `max_new_tokens` or the model's context is full; error:
-the model's scores were not numbers."""
+the model's scores were not numbers; cancelled: nobody wants the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,11 @@ class Request:
     """Width of a beam search; 1: none."""
     length_penalty: float = 1.0
     """A beam's score is its summed log-probability / length^length_penalty."""
+    priority: int = 0
+    """Requests with a smaller number go first; among equals, those that came first."""
+    cache_salt: str = ""
+    """What earlier requests had read of the same prompt is used again only where their salt is the same (an owner's
+    name, say): otherwise the time of an answer would tell what others have asked."""
 
     def __post_init__(self) -> None:
         if len(self.prompt_ids) == 0:
@@ -127,6 +132,8 @@ class Delta:
     """The tokens generated since the last piece."""
     logprobs: list[float]
     """Their log-probabilities."""
+    top_logprobs: list[dict[int, float]] = field(default_factory=lambda: list[dict[int, float]]())
+    """With `logprobs=n`: for each of the tokens the n likeliest ones."""
     finish_reason: FinishReason | None = None
     """Set on the last piece."""
     completion: Completion | None = None

@@ -1,0 +1,69 @@
+"""Modules as plain functions of rows: what a step of generation calls, thousands of times a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hanlin.inference.precision import HalfLinear
+from hanlin.models import Transformer
+from hanlin.models.transformer import RMSNorm
+
+Function = Callable[[Tensor], Tensor]
+
+
+def compute_dtype(model: Transformer) -> torch.dtype:
+    """The precision in which the model computes: that of its hidden states, keys and values."""
+    return model.compute_dtype or model.embedding.weight.dtype
+
+
+def linear_function(module: nn.Module, dtype: torch.dtype) -> Function:
+    """What `module` computes, without the cost of calling a module.
+
+    Adapted and quantised layers are no nn.Linear, and are called: their active adapter may change between calls.
+    """
+    if isinstance(module, HalfLinear):
+        product, packed = torch.ops.quantized.linear_dynamic_fp16.default, module.packed
+        # What the operator calls once it has looked through its arguments for things to trace: that takes 10 µs.
+        direct: Callable[[Tensor, object], Tensor] = getattr(product, "_op", product)
+        return lambda x: direct(x, packed)
+    if not isinstance(module, nn.Linear):
+        return module
+    weight: Tensor = module.weight
+    bias = cast("Tensor | None", module.bias)
+    if weight.dtype != dtype:
+        # Weights in training keep their own precision: they are rounded when used, for they may have changed.
+        return lambda x: F.linear(x, weight.to(dtype), None if bias is None else bias.to(dtype))
+    return lambda x: F.linear(x, weight, bias)
+
+
+def inverse_rms(x: Tensor, epsilon: Tensor, alone: bool = False) -> Tensor:
+    """1 / sqrt(mean(x²) + epsilon) over the last dimension, which stays with size 1. `alone`: x is one row [1, D]."""
+    if alone:
+        # Of one row the sum of squares is a product: one operation for two, half of the time beside cold caches.
+        return torch.addmm(epsilon, x, x.T, alpha=1 / x.shape[1]).rsqrt_()
+    norm = cast(Tensor, torch.linalg.vector_norm(x, 2, -1, True))
+    return torch.addcmul(epsilon, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The precision of norms and rotations: at least float32."""
+    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
+
+
+def norm_function(module: nn.Module, dtype: torch.dtype, alike: bool) -> Function:
+    """The norm that `module` is; RMSNorm computed in float32 (or float64), as everywhere. `alike`: a row has the same
+    bits however many there are."""
+    if not isinstance(module, RMSNorm):
+        return module
+    weight, broad = module.weight, wide(dtype)
+    epsilon = torch.tensor(module.epsilon, dtype=broad, device=weight.device)
+
+    def norm(x: Tensor) -> Tensor:
+        return (x * inverse_rms(x, epsilon, not alike and x.shape[0] == 1)).mul_(weight)
+
+    return norm if broad == dtype else lambda x: norm(x.to(broad)).to(dtype)

@@ -1,0 +1,426 @@
+"""Who is answered when: memory, priorities, prefixes, preemption, cancellation; and always with the answer of a lone
+run."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from hanlin.artifacts import HanlinError
+from hanlin.inference import Completion, Engine, Request
+from hanlin.inference.cache import BLOCK, KVCache, blocks_of
+from hanlin.inference.prefixes import TILE, Prefixes, digests
+from hanlin.inference.scheduler import Scheduler
+from hanlin.inference.sequence import Sequence
+from hanlin.models import ModelConfig, Transformer
+from tests.inference.models import VOCABULARY, prompts, tokenizer
+
+
+def roomy(positions: int = 1024, **more: Any) -> Transformer:
+    """A lively model with room for long prompts."""
+    shape: dict[str, Any] = {"family": "qwen3", "hidden_size": 32, "layers": 2, "heads": 4, "intermediate_size": 48}
+    shape |= {"kv_heads": 2, "vocabulary_size": VOCABULARY, "max_positions": positions}
+    config = ModelConfig(**{**shape, **more})
+    model = Transformer(config)
+    model.init_weights(5)
+    generator = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * (0.2 if parameter.ndim > 1 else 0.1))
+    return model.eval()
+
+
+MODEL = roomy()
+
+
+def made(**settings: Any) -> Engine:
+    return Engine(MODEL, tokenizer(), **{"max_batch": 4, "frozen": True, "deterministic": True, **settings})
+
+
+def asked(lengths: list[int], new: int = 12, seed: int = 0, **more: Any) -> list[Request]:
+    return [
+        Request(prompt_ids=prompt, max_new_tokens=new, ignore_eos=True, temperature=1, seed=number, **more)
+        for number, prompt in enumerate(prompts(lengths, seed))
+    ]
+
+
+def lone(requests: list[Request], **settings: Any) -> list[Completion]:
+    return [made(**settings).generate([request])[0] for request in requests]
+
+
+def same(one: list[Completion], other: list[Completion]) -> None:
+    for a, b in zip(one, other, strict=True):
+        assert a.ids == b.ids and a.logprobs == b.logprobs and a.finish_reason == b.finish_reason
+
+
+def scheduler(one: Engine) -> Scheduler:
+    found = one._scheduler
+    assert found is not None
+    return found
+
+
+# Memory ---------------------------------------------------------------
+
+
+def test_preempted_sequences_go_on_bit_by_bit() -> None:
+    requests = asked([40, 100, 30, 64], new=90)
+    # Room for two of them at most when they are done.
+    crowded = made(cache_tokens=320)
+    same(crowded.generate(requests), lone(requests))
+    assert crowded.load.preemptions > 0
+    assert crowded.load.used_blocks == 0
+
+
+def test_what_can_never_fit_is_refused() -> None:
+    one = made(cache_tokens=128)
+    with pytest.raises(HanlinError, match=r"128.*cache_tokens"):
+        one.generate(asked([100], new=40))
+    assert len(one.generate(asked([100], new=20))[0].ids) == 20
+
+
+def test_nothing_is_left_over_whatever_happens() -> None:
+    chance = random.Random(3)
+    one = made(cache_tokens=700, max_batch=5)
+    for turn in range(6):
+        lengths = [chance.choice([1, 5, 127, 128, 129, 200, 300]) for _ in range(9)]
+        requests = asked(lengths, new=chance.choice([1, 20, 60]), seed=turn)
+        for number, _ in enumerate(one.iterate(requests[0])):
+            if number == turn:
+                break
+        one.generate(requests)
+        state, held = one.load, scheduler(one).cache.held
+        assert state.running == state.waiting == 0
+        assert not any(held[:5]) and state.used_blocks <= state.total_blocks
+        assert sorted(scheduler(one)._free) == list(range(5))
+
+
+def test_the_cache_counts_and_keeps() -> None:
+    cache = KVCache(MODEL.config, 3, 20, torch.float32, torch.device("cpu"))
+    cache.hold(0, BLOCK + 1)
+    cache.hold(2, 1)
+    assert cache.held == [2, 0, 1] and cache.free == 17
+    cache.data[0, :, :, :40] = torch.randn(2, 4, 40, 8)
+    kept = cache.data[0, :, :, :40].clone()
+    spilled = cache.spill(0, 40)
+    cache.clear(0)
+    assert not cache.data[0].any()
+    cache.release(0)
+    cache.hold(1, 40)
+    cache.restore(1, spilled)
+    assert torch.equal(cache.data[1, :, :, :40], kept)
+    cache.hold(0, 40)
+    cache.copy(1, 0, 40, 8)
+    assert torch.equal(cache.data[0, :, :, 8:40], kept[:, :, 8:]) and not cache.data[0, :, :, :8].any()
+    cache.reorder([1, 2], 40)
+    assert torch.equal(cache.data[0, :, :, :40], kept) and not cache.data[1, :, :, :40].any()
+    # Memory that is needed elsewhere is given back, and comes back as zeros.
+    cache.release(0)
+    cache.hold(2, 19 * BLOCK)
+    assert not cache.data[0].any()
+
+
+def test_memory_follows_what_is_held() -> None:
+    """Addresses for far more than there is; pages for what is written."""
+    config = MODEL.config.model_copy(update={"max_positions": 1 << 20, "layers": 24, "kv_heads": 16})
+    cache = KVCache(config, 64, 1 << 20, torch.float32, torch.device("cpu"))
+    assert cache.data.numel() * 4 > 1 << 40
+    before = _resident()
+    cache.data[3, :, :, :64] = 1.0
+    assert _resident() - before < 64 << 20
+    cache.hold(3, 64)
+    cache.release(3)
+    cache.trim()
+    assert _resident() - before < 1 << 20
+
+
+def _resident() -> int:
+    import os
+    from pathlib import Path
+
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+# Prefixes -------------------------------------------------------------
+
+
+def test_prefixes_are_found_by_their_content() -> None:
+    one, other = list(range(3 * TILE + 5)), list(range(3 * TILE + 5))
+    other[TILE + 3] = 999
+    mine, theirs = digests(one, "a"), digests(other, "a")
+    assert len(mine) == 3 and mine[0] == theirs[0] and mine[1] != theirs[1] and mine[2] != theirs[2]
+    assert not set(mine) & set(digests(one, "b"))
+    held = Prefixes()
+    held.note(7, mine[:2])
+    assert held.find(mine) == (7, 2) and held.find(theirs) == (7, 1) and held.find(digests(one, "b")) is None
+    held.note(7, mine)
+    held.note(8, theirs)
+    assert held.find(theirs) == (8, 3) and held.oldest([7, 8]) == 7
+    held.touch(7)
+    assert held.oldest([7, 8]) == 8
+    held.forget(7)
+    assert held.find(mine) == (8, 1)
+    held.forget(8)
+    assert held.find(mine) is None
+
+
+def test_a_prompt_that_was_read_is_not_read_again() -> None:
+    start = prompts([300], seed=9)[0]
+    requests = [
+        Request(prompt_ids=[*start, *rest], max_new_tokens=8, temperature=1, seed=number, ignore_eos=True)
+        for number, rest in enumerate(prompts([10, 50, 200, 1], seed=4))
+    ]
+    one = made()
+    for request, alone in zip(requests, lone(requests)):
+        read = one.load.prompt_tokens
+        same(one.generate([request]), [alone])
+        fresh = one.load.prompt_tokens - read
+        assert fresh == len(request.prompt_ids) - (256 if read else 0)
+    assert one.load.prefix_hits == 3 * 256
+    # All at once: the beginning is read by one of them.
+    crowd = made()
+    same(crowd.generate(requests), lone(requests))
+    assert crowd.load.prompt_tokens == sum(len(request.prompt_ids) for request in requests) - 3 * 256
+
+
+def test_owners_do_not_share_what_they_asked() -> None:
+    prompt = prompts([300], seed=9)[0]
+    one = made()
+    for salt, fresh in (("a", 300), ("a", 44), ("b", 300)):
+        read = one.load.prompt_tokens
+        one.generate([Request(prompt_ids=prompt, max_new_tokens=2, cache_salt=salt)])
+        assert one.load.prompt_tokens - read == fresh
+    # Nor when they ask at once.
+    crowd = made()
+    crowd.generate([Request(prompt_ids=prompt, max_new_tokens=2, cache_salt=salt) for salt in "aba"])
+    assert crowd.load.prompt_tokens == 600
+
+
+def test_kept_prompts_give_way() -> None:
+    one = made(cache_tokens=640, max_batch=2)
+    for seed in range(4):
+        one.generate(asked([300], new=4, seed=seed))
+    assert 0 < one.load.used_blocks <= one.load.total_blocks
+    last = asked([300], new=4, seed=3)
+    read = one.load.prompt_tokens
+    one.generate(last)
+    assert one.load.prompt_tokens - read == 44
+    requests = asked([250, 240], new=4, seed=11)
+    same(one.generate(requests), lone(requests))
+
+
+# Order ----------------------------------------------------------------
+
+
+def finished(one: Engine, requests: list[Request]) -> list[int]:
+    order: list[int] = []
+    answers = one.generate(requests, on_finish=lambda done: order.append(id(done)))
+    return [[id(answer) for answer in answers].index(number) for number in order]
+
+
+def test_smaller_priorities_go_first() -> None:
+    one = made(max_batch=1)
+    requests = [
+        Request(prompt_ids=[5], max_new_tokens=3, ignore_eos=True, priority=priority) for priority in (2, 0, 1, 0)
+    ]
+    assert finished(one, requests) == [1, 3, 2, 0]
+
+
+def test_an_urgent_request_takes_the_place_of_another_which_loses_nothing() -> None:
+    one = made(max_batch=2)
+    slow, urgent = asked([20, 150], new=40), asked([30], new=3, seed=5, priority=-1)
+    alone = lone([*slow, *urgent])
+    order: list[str] = []
+    plan = Scheduler(one._step, 2, 200, 4096, 0)
+    sequences = [one._sequence(request) for request in slow]
+    plan.add(sequences)
+    for _ in range(5):
+        plan.step()
+    late = one._sequence(urgent[0])
+    plan.add([late])
+    everyone = {"slow": sequences[0], "slower": sequences[1], "urgent": late}
+    while plan.busy:
+        for sequence in plan.step():
+            if sequence.finish_reason:
+                order += [name for name, known in everyone.items() if known is sequence]
+    assert order[0] == "urgent" and plan.load.preemptions == 1
+    same([sequence.completion() for sequence in (*sequences, late)], alone)
+
+
+def test_no_one_starves_where_memory_is_short() -> None:
+    """Of equal priority the first to come is never put out for a later one."""
+    one = made(max_batch=3)
+    plan = Scheduler(one._step, 3, 9, 4096, 0)
+    sequences = [one._sequence(request) for request in asked([40] * 8, new=60)]
+    plan.add(sequences)
+    ended: list[int] = []
+    for _ in range(2000):
+        ended += [sequence.number for sequence in plan.step() if sequence.finish_reason]
+        if not plan.busy:
+            break
+    assert plan.load.preemptions > 0 and ended == sorted(ended) and len(ended) == 8
+
+
+def test_long_prompts_do_not_hold_up_answers() -> None:
+    one = made()
+    plan = Scheduler(one._step, 4, 200, 4096, 0)
+    first = one._sequence(asked([10], new=30)[0])
+    plan.add([first])
+    plan.step()
+    plan.add([one._sequence(asked([900], new=2, seed=2)[0])])
+    sizes: list[int] = []
+    while first.finish_reason is None:
+        before = plan.load.prompt_tokens
+        plan.step()
+        sizes.append(plan.load.prompt_tokens - before)
+    assert sizes[:4] == [256, 256, 256, 132] and len(first.ids) == 30
+
+
+# Cancelling -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 5])
+def test_cancelling_frees_memory_at_once(steps: int) -> None:
+    one = made()
+    plan = Scheduler(one._step, 4, 200, 128, 0)
+    sequences = [one._sequence(request) for request in asked([300, 20, 300, 40], new=20)]
+    plan.add(sequences)
+    for _ in range(steps):
+        plan.step()
+    for sequence in sequences[::2]:
+        plan.cancel(sequence)
+        assert sequence.finish_reason == "cancelled" and sequence.slot == -1
+    assert plan.cache.used == sum(plan.cache.held[one.slot] for one in plan.running)
+    while plan.busy:
+        plan.step()
+    assert plan.cache.used == 0
+    same([s.completion() for s in sequences[1::2]], lone([s.request for s in sequences[1::2]]))
+
+
+def test_a_cancelled_leader_leaves_those_that_waited_for_it() -> None:
+    one = made()
+    prompt = prompts([400], seed=2)[0]
+    requests = [Request(prompt_ids=prompt, max_new_tokens=5, temperature=1, seed=n) for n in range(3)]
+    plan = Scheduler(one._step, 4, 200, 256, 0)
+    sequences: list[Sequence] = [one._sequence(request) for request in requests]
+    plan.add(sequences)
+    plan.step()
+    plan._admit()
+    assert sequences[1].leader is sequences[0]
+    plan.cancel(sequences[0])
+    while plan.busy:
+        plan.step()
+    same([s.completion() for s in sequences[1:]], lone(requests[1:]))
+    assert plan.load.prompt_tokens == 400
+
+
+# Streams --------------------------------------------------------------
+
+
+def test_streams_are_the_whole_answers() -> None:
+    one = made()
+    requests = [*asked([5, 140, 20, 64, 9, 300], new=25), Request(prompt_ids=[1, 2], max_new_tokens=4, beams=2)]
+    requests.append(Request(prompt_ids=[4, 5, 6], max_new_tokens=3, prompt_logprobs=True, logprobs=2))
+    alone = lone(requests)
+
+    async def collect(request: Request) -> Completion:
+        pieces = [piece async for piece in one.stream(request)]
+        done = pieces[-1].completion
+        assert done is not None and pieces[-1].finish_reason == done.finish_reason
+        assert "".join(piece.text for piece in pieces) == done.text
+        assert [token for piece in pieces for token in piece.ids] == done.ids
+        assert [top for piece in pieces for top in piece.top_logprobs] == done.top_logprobs
+        return done
+
+    async def everyone() -> list[Completion]:
+        return list(await asyncio.gather(*map(collect, requests)))
+
+    try:
+        found = asyncio.run(everyone())
+        same(found, alone)
+        assert found[-1].prompt_logprobs == pytest.approx(alone[-1].prompt_logprobs)
+        # The other ways in go on beside the thread.
+        same(one.generate(requests), alone)
+        assert list(one.iterate(requests[0]))[-1].completion == alone[0]
+    finally:
+        one.close()
+    same(one.generate(requests[:2]), alone[:2])
+
+
+def test_a_stream_that_nobody_reads_any_more_is_over() -> None:
+    one = made()
+    requests = asked([20, 300, 30], new=500)
+
+    async def look() -> None:
+        stream = one.stream(requests[0])
+        await anext(stream)
+        await stream.aclose()  # type: ignore[attr-defined]
+        task = asyncio.create_task(_read(one, requests[1]))
+        await asyncio.sleep(0.02)
+        task.cancel()
+        for _ in range(500):
+            state = one.load
+            if not state.running and not state.waiting:
+                break
+            await asyncio.sleep(0.01)
+        assert state.running == state.waiting == 0
+        assert one._driver is not None and not one._driver._listeners
+
+    try:
+        asyncio.run(look())
+    finally:
+        one.close()
+
+
+async def _read(one: Engine, request: Request) -> None:
+    async for _ in one.stream(request):
+        pass
+
+
+def test_a_step_that_fails_is_told_and_the_next_request_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, request = made(), asked([20], new=5)[0]
+    alone = lone([request])
+    good = one._step.__class__.__call__
+
+    def bad(*_: Any) -> Any:
+        raise MemoryError("no room")
+
+    async def ask() -> Completion | None:
+        return [piece async for piece in one.stream(request)][-1].completion
+
+    try:
+        monkeypatch.setattr(one._step.__class__, "__call__", bad)
+        with pytest.raises(MemoryError, match="no room"):
+            asyncio.run(ask())
+        with pytest.raises(MemoryError, match="no room"):
+            one.generate([request])
+        monkeypatch.setattr(one._step.__class__, "__call__", good)
+        done = asyncio.run(ask())
+        assert done is not None
+        same([done], alone)
+    finally:
+        one.close()
+
+
+def test_what_changed_weights_had_read_is_not_used() -> None:
+    import copy
+
+    model = copy.deepcopy(MODEL)
+    request = asked([300], new=4)[0]
+    one = Engine(model, tokenizer(), deterministic=True)
+    before = one.generate([request])[0]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.9)
+    after = one.generate([request])[0]
+    same([after], Engine(model, tokenizer(), deterministic=True).generate([request]))
+    assert after.logprobs != before.logprobs
+
+
+def test_blocks_are_planned_from_what_is_free() -> None:
+    one = Engine(MODEL, tokenizer(), max_batch=4)
+    assert one.blocks == 4 * blocks_of(1024)
+    assert Engine(MODEL, tokenizer(), cache_tokens=100).blocks == 4
