@@ -30,12 +30,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 def crowd(seed: int) -> list[Request]:
     """Requests of all lengths, some alike, greedy and sampled."""
     chance = random.Random(seed)
-    lengths = [1, 2, 31, 33, 127, 128, 129, 200, 255, 257, 300, 500]
-    given = prompts([chance.choice(lengths) for _ in range(14)], seed)
+    lengths = [1, 31, 33, 128, 129, 200, 255, 257, 300, 390, 500]
+    given = prompts([chance.choice(lengths) for _ in range(9)], seed)
     given += [given[0], [*given[1], *given[2]], given[3][: len(given[3]) // 2 + 1]]
     return [
         Request(
-            prompt_ids=prompt, max_new_tokens=chance.choice([1, 7, 30]), temperature=number % 2, seed=number,
+            prompt_ids=prompt, max_new_tokens=chance.choice([1, 7, 15]), temperature=number % 2, seed=number,
             ignore_eos=True,
         )
         for number, prompt in enumerate(given)

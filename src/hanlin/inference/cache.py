@@ -14,15 +14,19 @@ from hanlin.models import ModelConfig
 
 BLOCK = 32
 """Positions by which memory is counted."""
-SPAN, LONG_SPAN = 128, 512
-"""Attention reads keys in multiples of these, the second beyond twice the first: then it sums in the same order, and
-gives the same bits, however many masked keys follow (docs/log.md, "What a CPU's kernels owe to the batch")."""
+SPANS = (128, 384)
+LONG_SPAN = 512
+"""Attention reads as many keys as the first of these that holds a sequence, or a multiple of the second: then it sums
+in the same order, and gives the same bits, however many masked keys follow (docs/log.md, "What a CPU's kernels owe to
+the batch")."""
 
 
 def span_of(length: int) -> int:
     """How many keys attention reads for a sequence of `length` positions."""
-    size = SPAN if length <= 2 * SPAN else LONG_SPAN
-    return -(-length // size) * size
+    for span in SPANS:
+        if length <= span:
+            return span
+    return -(-length // LONG_SPAN) * LONG_SPAN
 
 
 def blocks_of(length: int) -> int:

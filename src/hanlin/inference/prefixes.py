@@ -7,9 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hanlin.inference.cache import SPAN
-
-TILE = SPAN
+TILE = 128
 """Positions of a prompt that are read, and recognised, together. A prompt is cut at multiples of it only, so that what
 is read after a recognised beginning has the same bits as if all had been read."""
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hanlin.artifacts import HanlinError
-from hanlin.inference.alike import attention_is_alike, filled_heads, least_rows
+from hanlin.inference.alike import MOST_FILLED, attention_is_alike, filled_heads, least_rows
 from hanlin.inference.cache import KVCache, additive_mask
 from hanlin.inference.functions import Function, compute_dtype, inverse_rms, linear_function, norm_function, wide
 from hanlin.inference.plan import QUERIES, Piece, Plan, Run
@@ -82,15 +82,15 @@ class Step:
         self.least, self.deterministic = 1, False
         """Rows up to which a step is filled."""
         if deterministic is not False:
-            least = self._least_rows() if attention_is_alike(model.config, self.dtype, self.device) else None
+            most = MOST_FILLED if deterministic else 1
+            least = self._least_rows(most) if attention_is_alike(model.config, self.dtype, self.device) else None
             if least is None and deterministic:
                 raise HanlinError(
                     f"deterministic: on this machine ({self.device.type}, {str(self.dtype).removeprefix('torch.')}) a "
                     "request's numbers depend on how many others there are, whatever is done: use another dtype, or "
                     "leave it out"
                 )
-            self.deterministic = least is not None and (deterministic is True or least == 1)
-            self.least = (least or 1) if self.deterministic else 1
+            self.least, self.deterministic = least or 1, least is not None
         self.heads = filled_heads(group) if self.deterministic else group
         """Query heads that a head of keys is given."""
         # Queries of several heads beside each other pass the numbers at which the kernel cuts them otherwise.
@@ -101,7 +101,7 @@ class Step:
         self.epsilon = torch.tensor(model.config.norm_epsilon, dtype=self.wide, device=self.device)
 
     @torch.inference_mode()
-    def _least_rows(self) -> int | None:
+    def _least_rows(self, most: int) -> int | None:
         config, block = self.config, cast(Block, self.model.blocks[0])
         functions: list[tuple[Function, int]] = [(self.model.logits, config.hidden_size)]
         for module, width in (
@@ -111,7 +111,7 @@ class Step:
             (block.mlp.down, config.intermediate_size),
         ):
             functions.append((linear_function(module, self.dtype), width))
-        return least_rows(functions, self.dtype, self.device)
+        return least_rows(functions, self.dtype, self.device, most)
 
     def __call__(self, pieces: Sequence[Piece], cache: KVCache) -> Tensor:
         plan, config = Plan(pieces, self.queries), self.config
