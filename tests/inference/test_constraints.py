@@ -319,7 +319,9 @@ def test_a_named_tool() -> None:
     constraint = Constraint(tools=TOOLS[1:], tool_choice="required", parallel_tool_calls=False)
     answer = engine().generate([request(constraint)])[0]
     assert answer.text == '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
-    assert answer.finish_reason == "stop"
+    # Nothing may follow, so that no end token is needed, nor waited for.
+    assert answer.finish_reason == "stop" and answer.ids[-1] != END
+    assert engine().generate([request(constraint, ignore_eos=True)])[0].ids == answer.ids
 
 
 def test_free_text_until_a_call_is_opened() -> None:

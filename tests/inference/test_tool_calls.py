@@ -111,6 +111,7 @@ def test_content_streams_as_soon_as_it_is_certain() -> None:
         '<tool_call>\n{"name": "weather", "arguments": {"a": ' + "[" * 60000 + "]" * 60000 + "}}\n</tool_call>",
         '<tool_call>\n{"name": "weather", "arguments": {}} and then\n</tool_call>',
         "</tool_call>\n",
+        '<tool_call>\n{"name": "wea',
     ],
     ids=lambda text: text[:60],
 )

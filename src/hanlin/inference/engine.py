@@ -181,9 +181,12 @@ class Engine:
     def _completed(self, sequence: Running) -> Completion:
         completion = sequence.completion()
         if sequence.request.prompt_logprobs:
-            prompt = sequence.request.prompt_ids
-            rest = self.score([(prompt[:1], prompt[1:])])[0] if len(prompt) > 1 else []
-            completion.prompt_logprobs = [None, *rest]
+            prompt, top = sequence.request.prompt_ids, sequence.request.prompt_top_logprobs
+            pairs = [(prompt[:1], prompt[1:])]
+            logprobs, tops = scoring.score_with_top(self.model, pairs, self.prefill_tokens, top)[0]
+            completion.prompt_logprobs = [None, *logprobs]
+            if top:
+                completion.prompt_top_logprobs = [None, *tops]
         return completion
 
     def _beam_search(self, sequence: Running) -> Completion:

@@ -112,6 +112,9 @@ class Request:
     and filters."""
     prompt_logprobs: bool = False
     """Report the log-probability of each prompt token as well."""
+    prompt_top_logprobs: int = 0
+    """With `prompt_logprobs`: how many of the likeliest tokens to report at each place of the prompt, besides the one
+    that stands there."""
     constraint: Constraint | None = None
     """The form that the answer must have. It has it unless it ends by its length or by a stop of the request's."""
     beams: int = 1
@@ -151,6 +154,10 @@ class Request:
             raise UsageError("stop holds an empty string, which every answer contains: remove it")
         if self.logprobs < 0:
             raise UsageError(f"logprobs is {self.logprobs}: it must be 0 or positive")
+        if self.prompt_top_logprobs < 0:
+            raise UsageError(f"prompt_top_logprobs is {self.prompt_top_logprobs}: it must be 0 or positive")
+        if self.prompt_top_logprobs and not self.prompt_logprobs:
+            raise UsageError("prompt_top_logprobs is given without prompt_logprobs: set prompt_logprobs as well")
         if self.beams < 1:
             raise UsageError(f"beams is {self.beams}: it must be at least 1")
         if self.beams > 1 and self.constraint is not None:
@@ -204,6 +211,9 @@ class Completion:
     """With `logprobs=n`: for each position the n likeliest tokens and the chosen one, with their log-probabilities."""
     prompt_logprobs: list[float | None] | None = None
     """With `prompt_logprobs`: one number a prompt token; None for the first, which nothing predicts."""
+    prompt_top_logprobs: list[dict[int, float] | None] | None = None
+    """With `prompt_top_logprobs=n`: for each prompt token the n likeliest at its place and itself, with their
+    log-probabilities; None for the first."""
     prompt_tokens: int = 0
     """Length of the prompt, in tokens."""
     weights_version: str = ""
