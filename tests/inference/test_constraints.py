@@ -425,7 +425,7 @@ def test_hostile_forms_are_refused_in_bounded_time(name: str) -> None:
     start = time.monotonic()
     with pytest.raises(UsageError) as error:
         engine().constraints.compile(HOSTILE[name], [END])
-    assert time.monotonic() - start < 15 and len(str(error.value)) < 500
+    assert time.monotonic() - start < module.WALL_SECONDS and len(str(error.value)) < 500
 
 
 def test_constraints_that_say_nothing_or_too_much_are_refused() -> None:

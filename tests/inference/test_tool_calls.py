@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanlin.artifacts import UsageError
-from hanlin.inference.tool_calls import ToolCall, ToolCallStream, parse_tool_calls, tool_grammar
+from hanlin.inference import Constraint
+from hanlin.inference.tool_calls import ToolCall, ToolCallStream, parse_tool_calls, tool_constraint, tool_grammar
 from tests.inference.models import tokenizer
 
 TOOLS: list[dict[str, Any]] = [
@@ -141,3 +142,14 @@ def test_tools_that_are_none_are_refused() -> None:
     ):
         with pytest.raises(UsageError, match=named):
             tool_grammar(tools, required=True, parallel=True)
+
+
+def test_tool_choices() -> None:
+    assert tool_constraint(TOOLS, "none") is None
+    assert tool_constraint(TOOLS, "auto", False) == Constraint(tools=TOOLS, parallel_tool_calls=False)
+    assert tool_constraint(TOOLS, "required") == Constraint(tools=TOOLS, tool_choice="required")
+    named = tool_constraint(TOOLS, {"type": "function", "function": {"name": "weather"}})
+    assert named == Constraint(tools=TOOLS[:1], tool_choice="required", parallel_tool_calls=False)
+    for wrong in ("weather", {"type": "function", "function": {"name": "other"}}):
+        with pytest.raises(UsageError, match="tool_choice"):
+            tool_constraint(TOOLS, wrong)

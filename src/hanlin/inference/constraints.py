@@ -277,14 +277,23 @@ def _check_text(what: str, text: str) -> None:
         raise UsageError(f"a {what} is no text: {error}") from None
 
 
+_CHECKS = threading.BoundedSemaphore(2)
+"""So that many new constraints at once do not take all processors from the model."""
+
+
 @functools.lru_cache(maxsize=256)
 def _fault(grammar: str) -> str | None:
     """What is wrong with a grammar; None: nothing. Raises HanlinError where the machine is too busy to tell."""
     script = [sys.executable, "-P", str(Path(constraint_check.__file__))]
+    busy = HanlinError(f"a constraint could not be checked within {WALL_SECONDS} s: ask again later")
+    if not _CHECKS.acquire(timeout=WALL_SECONDS):
+        raise busy
     try:
         done = subprocess.run(script, input=grammar.encode(), capture_output=True, timeout=WALL_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise HanlinError(f"a constraint could not be checked within {WALL_SECONDS} s: ask again later") from None
+        raise busy from None
+    finally:
+        _CHECKS.release()
     if done.returncode != 0 or not done.stdout:
         return "it is too much work or too deep: simplify it"
     return cast("dict[str, str | None]", json.loads(done.stdout))["fault"]

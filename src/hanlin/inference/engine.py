@@ -10,6 +10,7 @@ from hanlin.artifacts import HanlinError, UsageError
 from hanlin.inference import scoring
 from hanlin.inference.beam import beam_search
 from hanlin.inference.constraints import ConstraintCompiler
+from hanlin.inference.contrastive import contrastive_search
 from hanlin.inference.runner import Runner, compute_dtype
 from hanlin.inference.sampling import SamplingState, check_sampling
 from hanlin.inference.scheduler import Scheduler
@@ -80,7 +81,8 @@ class Engine:
                 on_finish(completion)
 
         searched = [number for number, request in enumerate(requests) if request.beams > 1]
-        batched = [number for number, request in enumerate(requests) if request.beams == 1]
+        contrasted = [number for number, request in enumerate(requests) if request.contrast is not None]
+        batched = [number for number in range(len(requests)) if number not in {*searched, *contrasted}]
         if batched:
             with torch.inference_mode():
                 # Prompts of like length are read together, the long ones first: least padding, and no long one left
@@ -95,6 +97,10 @@ class Engine:
                             finish(number_of[id(sequence)], self._completed(sequence))
         for number in searched:
             finish(number, self._beam_search(sequences[number]))
+        for number in contrasted:
+            for _ in self._contrast(sequences[number]):
+                pass
+            finish(number, self._completed(sequences[number]))
         return [answers[number] for number in range(len(requests))]
 
     def stream(self, request: Request) -> Iterator[Delta]:
@@ -108,13 +114,8 @@ class Engine:
         return self._stream(sequence)
 
     def _stream(self, sequence: Running) -> Iterator[Delta]:
-        scheduler = self._scheduler(1)
-        scheduler.add([sequence])
         pieces = tokens = 0
-        while scheduler.busy:
-            # Not around the whole loop: the mode must not stay set while the caller has the piece.
-            with torch.inference_mode():
-                scheduler.step()
+        for _ in self._alone(sequence) if sequence.request.contrast is None else self._contrast(sequence):
             done = sequence.finish_reason is not None
             yield Delta(
                 text="".join(sequence.pieces[pieces:]),
@@ -124,6 +125,25 @@ class Engine:
                 completion=self._completed(sequence) if done else None,
             )
             pieces, tokens = len(sequence.pieces), len(sequence.ids)
+
+    def _alone(self, sequence: Running) -> Iterator[None]:
+        """Advance a sequence by itself, a token at a time."""
+        scheduler = self._scheduler(1)
+        scheduler.add([sequence])
+        while scheduler.busy:
+            # Not around the whole loop: the mode must not stay set while the caller has the piece.
+            with torch.inference_mode():
+                scheduler.step()
+            yield
+
+    def _contrast(self, sequence: Running) -> Iterator[None]:
+        """Advance a contrasted sequence, a token at a time."""
+        runner = Runner(self.model, self._step, 2, self.prefill_tokens)
+        for choice in contrastive_search(runner, sequence.sampling):
+            sequence.append(choice.tokens[0], choice.logprobs[0], choice.top[0])
+            yield
+            if sequence.finish_reason is not None:
+                return
 
     def score(self, pairs: Sequence[scoring.Pair]) -> list[list[float]]:
         """For each (context ids, continuation ids) the log-probability of every continuation token, given all before
@@ -148,6 +168,9 @@ class Engine:
                 "tokens of each position; give one of them (the chosen tokens' log-probabilities come in any case)"
             )
         length, context = len(request.prompt_ids), self.model.config.max_positions
+        if request.contrast is not None:
+            self._check_ids(request.contrast.prompt_ids)
+            length = max(length, len(request.contrast.prompt_ids))
         if length >= context:
             raise HanlinError(
                 f"the prompt has {length} tokens and the model's context is {context}, of which at least one must be "

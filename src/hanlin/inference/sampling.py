@@ -19,6 +19,7 @@ from hanlin.inference.numbers import floats, integers
 from hanlin.inference.types import Request
 
 _MASK = (1 << 64) - 1
+NOT_NUMBERS = "the model's scores were not numbers"
 
 
 def uniform(key: int, step: int) -> float:
@@ -213,17 +214,18 @@ class Choice:
     top: list[dict[int, float]]
 
 
-def choose(logits: Tensor, states: Sequence[SamplingState]) -> Choice:
+def choose(logits: Tensor, states: Sequence[SamplingState], scores: Tensor | None = None) -> Choice:
     """The next token of each row, with its log-probability under the raw scores; logits [n, V] of any float dtype.
 
-    A row's result is the same to the last bit whatever rows stand beside it.
+    `scores` [n, V], where given, are what tokens are chosen by in place of the logits. A row's result is the same to
+    the last bit whatever rows stand beside it.
     """
     logits = logits.float()
-    processed = logits
+    given = processed = logits if scores is None else scores.float()
     for row, state in enumerate(states):
         if state.processes:
-            if processed is logits:
-                processed = logits.clone()
+            if processed is given:
+                processed = given.clone()
             processed[row] = process(processed[row], state)
     largest = logits.amax(dim=1, keepdim=True)
     weights = (logits - largest).exp_()
@@ -235,7 +237,7 @@ def choose(logits: Tensor, states: Sequence[SamplingState]) -> Choice:
         tokens = torch.empty(len(states), dtype=torch.int64, device=logits.device)
     if sampled:
         rows = slice(None) if len(sampled) == len(states) else torch.tensor(sampled, device=logits.device)
-        plain = [place for place, row in enumerate(sampled) if _is_plain(states[row])]
+        plain = [place for place, row in enumerate(sampled) if scores is None and _is_plain(states[row])]
         # Probabilities as they are need no further pass over the vocabulary. A row is drawn in the same way whatever
         # its neighbours ask for.
         if len(plain) == len(sampled):
@@ -250,7 +252,7 @@ def choose(logits: Tensor, states: Sequence[SamplingState]) -> Choice:
     # A NaN or +inf among the scores makes the normaliser so; the row has no distribution then.
     for row, finite in enumerate(integers(normaliser.isfinite())):
         if not finite:
-            states[row].error = "the model's scores were not numbers"
+            states[row].error = NOT_NUMBERS
     for row, state in enumerate(states):
         if state.constraint is not None and not state.error and not bool(processed[row, chosen[row]] > -torch.inf):
             state.error = "the model can't give any token that the constraint allows"

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from hanlin.inference.runner import Runner
-from hanlin.inference.sampling import SamplingState, choose
+from hanlin.inference.sampling import NOT_NUMBERS, SamplingState, choose
 from hanlin.inference.text import TextStream
 from hanlin.inference.types import Completion, FinishReason, Request
 
@@ -62,7 +62,7 @@ class Sequence:
             text="".join(self.pieces),
             logprobs=self.logprobs,
             finish_reason=self.finish_reason,
-            error=self.sampling.error if self.finish_reason == "error" else "",
+            error=self.sampling.error or NOT_NUMBERS if self.finish_reason == "error" else "",
             processed_logprobs=self.sampling.processed_logprobs if self.request.processed_logprobs else None,
             top_logprobs=self.top_logprobs,
             prompt_tokens=len(self.request.prompt_ids),

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from hanlin.artifacts import UsageError
 from hanlin.inference.text import held_back
+from hanlin.inference.types import Constraint
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _SPACES = " \t\n\r"
@@ -41,6 +42,25 @@ def tool_name(tool: Mapping[str, Any]) -> str:
     if not isinstance(name, str) or not name:
         raise UsageError('a tool has no name: give {"type": "function", "function": {"name": "…", "parameters": {…}}}')
     return name
+
+
+def tool_constraint(
+    tools: Sequence[Mapping[str, Any]], choice: str | Mapping[str, Any] = "auto", parallel: bool = True
+) -> Constraint | None:
+    """The constraint of OpenAI's `tool_choice`: "none" (None: text alone), "auto", "required", or one tool by its name,
+    `{"type": "function", "function": {"name": …}}`, which is called once. Raises UsageError for anything else."""
+    if choice == "none":
+        return None
+    if isinstance(choice, str) and (choice == "auto" or choice == "required"):
+        return Constraint(tools=tools, tool_choice=choice, parallel_tool_calls=parallel)
+    wanted = tool_name(choice) if isinstance(choice, Mapping) else None
+    named = [tool for tool in tools if tool_name(tool) == wanted]
+    if not named:
+        raise UsageError(
+            f"tool_choice is {choice!r}: it must be none, auto, required, or name one of "
+            f"{', '.join(map(tool_name, tools))} as {{'type': 'function', 'function': {{'name': …}}}}"
+        )
+    return Constraint(tools=named, tool_choice="required", parallel_tool_calls=False)
 
 
 def tool_grammar(tools: Sequence[Mapping[str, Any]], *, required: bool, parallel: bool) -> str:

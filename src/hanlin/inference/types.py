@@ -16,6 +16,7 @@ FinishReason = Literal["stop", "length", "error"]
 
 FORMS = ("json_schema", "json_object", "regex", "grammar", "choices", "tools")
 MOST_WHITESPACE = 64
+MOST_ALPHA = 10
 MOST_BIASES = 1024
 MOST_SAMPLES = 128
 """Most answers to one prompt that are generated (`n`, `best_of`)."""
@@ -62,6 +63,24 @@ class Constraint:
     def kind(self) -> str:
         """Which form is asked for: the name of the field."""
         return next(name for name in FORMS if getattr(self, name) not in (None, False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """Context-aware decoding (Shi et al. 2023): the same question without its context, against which scores are set.
+    Raises UsageError for values that mean nothing."""
+
+    prompt_ids: Sequence[int]
+    """The prompt without the context (retrieved pages, say) that the request's own prompt has."""
+    alpha: float = 0.5
+    """How much more the context counts than what the model knows without it: tokens are chosen by (1 + alpha) · scores
+    with it - alpha · scores without it; 0: no contrast."""
+
+    def __post_init__(self) -> None:
+        if len(self.prompt_ids) == 0:
+            raise UsageError("the contrast's prompt has no tokens, in prompt_ids: give at least one")
+        if not 0 <= self.alpha <= MOST_ALPHA:
+            raise UsageError(f"alpha is {self.alpha}: it must be between 0 and {MOST_ALPHA}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +136,8 @@ class Request:
     that stands there."""
     constraint: Constraint | None = None
     """The form that the answer must have. It has it unless it ends by its length or by a stop of the request's."""
+    contrast: Contrast | None = None
+    """Decode against the same question without its context. Log-probabilities stay those of the model that reads it."""
     beams: int = 1
     """Width of a beam search; 1: none."""
     length_penalty: float = 1.0
@@ -160,8 +181,9 @@ class Request:
             raise UsageError("prompt_top_logprobs is given without prompt_logprobs: set prompt_logprobs as well")
         if self.beams < 1:
             raise UsageError(f"beams is {self.beams}: it must be at least 1")
-        if self.beams > 1 and self.constraint is not None:
-            raise UsageError(f"beams is {self.beams} and constraint given: a beam search can't be constrained")
+        for name in ("constraint", "contrast"):
+            if self.beams > 1 and getattr(self, name) is not None:
+                raise UsageError(f"beams is {self.beams} and {name} given: a beam search has none; give one of them")
         if self.beams > 1 and self.temperature > 0:
             raise UsageError(
                 f"beams is {self.beams} and temperature {self.temperature}: beam search does not sample; "
