@@ -477,6 +477,20 @@ def test_a_limit_reached_on_the_way_fails_that_request_alone(monkeypatch: pytest
     assert whole.finish_reason == "length" and whole.error == ""
 
 
+def test_masks_that_take_too_long_fail_that_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ambiguous = Constraint(grammar="start: x*\nx: /[a-z]/ | /[a-z ]/ | x x")
+    asked = [
+        request(ambiguous, logit_bias={END: -100.0}, max_new_tokens=400),
+        Request(prompt_ids=[65], max_new_tokens=5, ignore_eos=True),
+    ]
+    monkeypatch.setattr(module, "MOST_SECONDS", 0.2)
+    monkeypatch.setattr(module, "MOST_SECONDS_A_TOKEN", 1e-6)
+    start = time.thread_time()
+    slow, whole = engine().generate(asked)
+    assert slow.finish_reason == "error" and "time" in slow.error and time.thread_time() - start < 5
+    assert whole.finish_reason == "length"
+
+
 def test_one_answer_does_not_use_up_the_limits_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = module.llguidance.LLParserLimits(max_lexer_states=2000, verbose_errors=False)
     monkeypatch.setattr(module.constraint_check, "LIMITS", limits)

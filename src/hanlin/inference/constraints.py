@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,9 @@ MOST_TOKEN_BYTES = 1024
 """llguidance panics for longer tokens of the vocabulary: they are never allowed in constrained answers."""
 WALL_SECONDS = 20
 """For a check; its processor time is bounded far below, so that only an overloaded machine comes so far."""
+MOST_SECONDS, MOST_SECONDS_A_TOKEN = 2.0, 0.01
+"""Processor time that the masks of one answer may take: the first and, for each token, the second. llguidance bounds
+the items of a step, but very ambiguous grammars take half a second for them, and all other answers wait meanwhile."""
 NO_SPACE = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
 
 
@@ -97,6 +101,7 @@ class Matcher:
 
     def __init__(self, matcher: llguidance.LLMatcher, vocabulary_size: int, end_ids: list[int]) -> None:
         self._matcher, self._size, self._end_ids = matcher, vocabulary_size, end_ids
+        self._allowance = MOST_SECONDS
         self.error = ""
         """Why nothing can be said any more (a limit was reached)."""
 
@@ -110,6 +115,7 @@ class Matcher:
         error."""
         if self.error:
             return None
+        begin = time.thread_time()
         try:
             with _panics_as_errors():
                 allowed = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8).bool()
@@ -118,6 +124,10 @@ class Matcher:
             return None
         if self._matcher.is_error():
             self.error = constraint_check.message(self._matcher)
+            return None
+        self._allowance += MOST_SECONDS_A_TOKEN - (time.thread_time() - begin)
+        if self._allowance < 0:
+            self.error = "the constraint takes too much time at each token: make it less ambiguous"
             return None
         mask, may_end = allowed[: self._size], allowed[self._size]
         if self._end_ids and bool(may_end):
