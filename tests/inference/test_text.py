@@ -94,3 +94,16 @@ def test_stream_equals_generate_at_every_stop(temperature: float) -> None:
         if tried > 30:
             break
     assert tried > 10
+
+
+def test_every_split_of_a_stop_string_and_of_every_character() -> None:
+    """All ways to cut one text into three tokens, inside of characters and of the stop string."""
+    text, stop = "aé翰😀<EN<END>b", ["<END>", "never"]
+    data = text.encode()
+    for first in range(len(data) + 1):
+        for second in range(first, len(data) + 1):
+            pieces, stopped = run([data[:first], data[first:second], data[second:]], stop)
+            assert "".join(pieces) == "aé翰😀<EN" and stopped
+            assert not any("\ufffd" in piece for piece in pieces)
+            free, stopped = run([data[:first], data[first:second], data[second:]], ["never"])
+            assert "".join(free) == text and not stopped

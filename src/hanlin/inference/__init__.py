@@ -1,12 +1,28 @@
 """Floor 2: the engine. Requests in, tokens with log-probabilities out.
 
-load.py (a directory) ─ engine.py ─┬ scheduler.py (who runs) ─ sampling.py, text.py ├ beam.py (beam search) └
-scoring.py (log-probabilities of given texts) below them: runner.py (a model with its cache) ─ step.py (one token a
-row), cache.py, precision.py (bfloat16 without hardware)
+load.py (a directory) ─ engine.py ─┬ scheduler.py (who runs) ─ sampling.py, text.py ├ beam.py (beam search) ├
+contrastive.py (with and without a context) └ scoring.py (log-probabilities of given texts) below them: runner.py (a
+model with its cache) ─ step.py (one token a row), cache.py, precision.py (bfloat16 without hardware)
+
+constraints.py (what may come next) ─┬ constraint_check.py (a process that tries a grammar) └ tool_calls.py; samples.py
+(several answers to one prompt)
 """
 
 from hanlin.inference.engine import Engine
 from hanlin.inference.load import LanguageModel, load
-from hanlin.inference.types import Completion, Delta, FinishReason, Request
+from hanlin.inference.samples import expand, likeliest
+from hanlin.inference.types import Completion, Constraint, Contrast, Delta, FinishReason, Request
 
-__all__ = ["Completion", "Delta", "Engine", "FinishReason", "LanguageModel", "Request", "load"]
+__all__ = [
+    "Completion",
+    "Constraint",
+    "Contrast",
+    "Delta",
+    "Engine",
+    "FinishReason",
+    "LanguageModel",
+    "Request",
+    "expand",
+    "likeliest",
+    "load",
+]

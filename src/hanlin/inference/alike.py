@@ -17,6 +17,8 @@ from hanlin.models import ModelConfig
 
 HEIGHTS = (*range(1, 18), 24, 31, 32, 33, 48, 64, 65, 100)
 """Numbers of rows at which products are compared: thresholds of the kernels that were seen lie among these."""
+VECTOR = 16
+"""Numbers that a processor computes at once, at most; rows of other lengths end in parts of it."""
 MOST_FILLED = 16
 """Rows up to which a step may be filled up."""
 
@@ -44,14 +46,16 @@ def least_rows(
 
 
 def filled_heads(group: int) -> int:
-    """How many query heads a head of keys is given: with 1, 3, 5, 6, 7 or 10, attention by several threads sums in an
-    order that depends on the number of sequences; with 2 and with multiples of 4 it does not."""
-    return 2 if group <= 2 else -(-group // 4) * 4
+    """How many query heads a head of keys is given: multiples of 4. With others, attention by several threads sums in
+    an order that depends on the number of sequences, or on where in memory the queries lie."""
+    return -(-group // 4) * 4
 
 
 def attention_is_alike(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether attention of one new token, as the step calls it, gives the same bits however many sequences there are,
-    and however many masked keys follow its own."""
+    and however many masked keys follow its own; and whether activations can."""
+    if not config.gated and config.intermediate_size % VECTOR:
+        return False
     generator, rows = torch.Generator().manual_seed(0), 5
     shape = (config.kv_heads, filled_heads(config.heads // config.kv_heads), config.head_dim)
     query = torch.randn(rows, *shape, generator=generator).to(device, dtype)

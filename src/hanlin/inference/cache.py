@@ -52,9 +52,7 @@ class KVCache:
     never NaN: they are masked by adding -inf.
     """
 
-    def __init__(
-        self, config: ModelConfig, slots: int, blocks: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, config: ModelConfig, slots: int, blocks: int, dtype: torch.dtype, device: torch.device) -> None:
         self.config, self.slots, self.blocks, self.dtype, self.device = config, slots, blocks, dtype, device
         self.held = [0] * slots
         """Blocks that each slot holds."""

@@ -13,10 +13,12 @@ from hanlin.artifacts import HanlinError, UsageError
 from hanlin.inference import scoring
 from hanlin.inference.beam import beam_search
 from hanlin.inference.cache import BLOCK, blocks_of, bytes_a_position
+from hanlin.inference.constraints import ConstraintCompiler
+from hanlin.inference.contrastive import contrastive_search
 from hanlin.inference.driver import Driver
 from hanlin.inference.memory import Reserved, free_memory
 from hanlin.inference.runner import Runner
-from hanlin.inference.sampling import SamplingState
+from hanlin.inference.sampling import SamplingState, check_sampling
 from hanlin.inference.scheduler import Load, Scheduler
 from hanlin.inference.sequence import Sequence as Running
 from hanlin.inference.step import Step
@@ -74,6 +76,7 @@ class Engine:
             turn = tokenizer.end_of_turn_id
             eos_ids = [tokenizer.end_of_text_id, *([] if turn is None else [turn])]
         self.eos_ids = tuple(dict.fromkeys(eos_ids))
+        self.constraints = ConstraintCompiler(tokenizer, size)
         self._step = Step(model, deterministic)
         self.deterministic = self._step.deterministic
         self._cache_tokens = cache_tokens
@@ -99,16 +102,18 @@ class Engine:
             if on_finish is not None:
                 on_finish(completion)
 
-        batched = [number for number, request in enumerate(requests) if request.beams == 1]
+        batched = [number for number, sequence in enumerate(sequences) if not _alone(sequence)]
         # Long prompts first: neighbours of like length share calls of attention, and no long one is left over.
         batched.sort(key=lambda number: -len(requests[number].prompt_ids))
         number_of = {sequences[number]: number for number in batched}
         for sequence in self._advance(list(number_of)):
             if sequence.finish_reason is not None:
                 finish(number_of[sequence], self._completed(sequence))
-        for number, request in enumerate(requests):
-            if request.beams > 1:
-                finish(number, self._beam_search(sequences[number]))
+        for number, sequence in enumerate(sequences):
+            if _alone(sequence):
+                for completion in self._search(sequence):
+                    if completion is not None:
+                        finish(number, completion)
         return [answers[number] for number in range(len(requests))]
 
     def iterate(self, request: Request) -> Iterator[Delta]:
@@ -118,23 +123,31 @@ class Engine:
         iterator that is closed, or dropped, ends its request.
         """
         sequence = self._sequence(request)
-        if request.beams > 1:
-            return iter([_last(self._beam_search(sequence))])
-        return self._iterate(sequence)
+        return self._search_pieces(sequence) if _alone(sequence) else self._iterate(sequence)
 
     def _iterate(self, sequence: Running) -> Iterator[Delta]:
         told = _Told(sequence)
         for _ in self._advance([sequence]):
             yield told.next(self._completed)
 
+    def _search_pieces(self, sequence: Running) -> Iterator[Delta]:
+        told = _Told(sequence)
+        for completion in self._search(sequence):
+            piece = told.next(None)
+            piece.completion = completion
+            yield piece
+
     async def stream(self, request: Request) -> AsyncIterator[Delta]:
         """`iterate` for an event loop, which is never held up: the work is done in a thread of the engine's.
 
         An iterator that is closed, or whose task is cancelled, ends its request before the next step.
         """
-        sequence = self._sequence(request)
-        if request.beams > 1:
-            yield _last(await asyncio.to_thread(self._beam_search, sequence))
+        # A grammar takes a while to read.
+        sequence = await asyncio.to_thread(self._sequence, request)
+        if _alone(sequence):
+            found = self._search_pieces(sequence)
+            while (piece := await asyncio.to_thread(next, found, None)) is not None:
+                yield piece
             return
         driver, loop = self._drive(), asyncio.get_running_loop()
         pieces: asyncio.Queue[Delta | Exception] = asyncio.Queue()
@@ -198,7 +211,7 @@ class Engine:
                 changed.notify()
 
         driver.submit(sequences, hear)
-        left = len(sequences)
+        left = set(sequences)
         try:
             while left:
                 with changed:
@@ -208,8 +221,11 @@ class Engine:
                 for sequence, error in news:
                     if error is not None:
                         raise error
-                    left -= sequence.finish_reason is not None
-                    yield sequence
+                    # It may have ended since: what is left to hear of it says nothing new.
+                    if sequence in left:
+                        if sequence.finish_reason is not None:
+                            left.remove(sequence)
+                        yield sequence
         finally:
             if left:
                 driver.cancel(sequences)
@@ -271,12 +287,16 @@ class Engine:
                 "tokens of each position; give one of them (the chosen tokens' log-probabilities come in any case)"
             )
         length, context = len(request.prompt_ids), self.model.config.max_positions
+        if request.contrast is not None:
+            self._check_ids(request.contrast.prompt_ids)
+            length = max(length, len(request.contrast.prompt_ids))
         if length >= context:
             raise HanlinError(
                 f"the prompt has {length} tokens and the model's context is {context}, of which at least one must be "
                 "left for the answer: shorten the prompt"
             )
         self._check_ids(request.prompt_ids)
+        check_sampling(request, self.model.config.vocabulary_size)
         limit = min(request.max_new_tokens, context - length)
         if blocks_of(length + limit) > self.blocks:
             raise HanlinError(
@@ -284,11 +304,13 @@ class Engine:
                 f"{self.blocks * BLOCK}: ask for fewer tokens, or give the engine more memory (cache_tokens)"
             )
         eos = () if request.ignore_eos else self.eos_ids
+        stop_ids = frozenset((*eos, *request.stop_ids))
+        constraint = None if request.constraint is None else self.constraints.compile(request.constraint, stop_ids)
         return Running(
             request=request,
-            stop_ids=frozenset((*eos, *request.stop_ids)),
+            stop_ids=stop_ids,
             limit=limit,
-            sampling=SamplingState.start(request),
+            sampling=SamplingState.start(request, constraint),
             stream=TextStream(self._token_bytes, request.stop),
         )
 
@@ -307,10 +329,26 @@ class Engine:
     def _completed(self, sequence: Running) -> Completion:
         completion = sequence.completion()
         if sequence.request.prompt_logprobs:
-            prompt = sequence.prompt
-            rest = self.score([(prompt[:1], prompt[1:])])[0] if len(prompt) > 1 else []
-            completion.prompt_logprobs = [None, *rest]
+            prompt, top = sequence.prompt, sequence.request.prompt_top_logprobs
+            pairs = [(prompt[:1], prompt[1:])]
+            logprobs, tops = scoring.score_with_top(self.model, pairs, self.prefill_tokens, top)[0]
+            completion.prompt_logprobs = [None, *logprobs]
+            if top:
+                completion.prompt_top_logprobs = [None, *tops]
         return completion
+
+    def _search(self, sequence: Running) -> Iterator[Completion | None]:
+        """Answer a request that is a search of its own, beside the scheduler; the completion comes last."""
+        if sequence.request.beams > 1:
+            yield self._beam_search(sequence)
+            return
+        runner = Runner(self._step, 2, self.prefill_tokens)
+        for choice in contrastive_search(runner, sequence.sampling):
+            sequence.append(choice.tokens[0], choice.logprobs[0], choice.top[0])
+            if sequence.finish_reason is not None:
+                yield self._completed(sequence)
+                return
+            yield None
 
     def _beam_search(self, sequence: Running) -> Completion:
         request = sequence.request
@@ -352,11 +390,6 @@ class _Told:
         )
 
 
-def _last(completion: Completion) -> Delta:
-    return Delta(
-        text=completion.text,
-        ids=completion.ids,
-        logprobs=completion.logprobs,
-        finish_reason=completion.finish_reason,
-        completion=completion,
-    )
+def _alone(sequence: Running) -> bool:
+    """Whether a request advances several rows together, which the scheduler does not."""
+    return sequence.request.beams > 1 or sequence.request.contrast is not None

@@ -67,3 +67,21 @@ def norm_function(module: nn.Module, dtype: torch.dtype, alike: bool) -> Functio
         return (x * inverse_rms(x, epsilon, not alike and x.shape[0] == 1)).mul_(weight)
 
     return norm if broad == dtype else lambda x: norm(x.to(broad)).to(dtype)
+
+
+GRAIN = 32768
+"""Elements up to which PyTorch leaves an operation to one thread."""
+
+
+def activation_function(activation: Function, alike: bool) -> Function:
+    """The activation of rows [n, D]. `alike`: a row has the same bits however many there are. Threads would cut rows in
+    two, and what is left of a vector at the cut is computed another way than whole vectors are."""
+    if not alike:
+        return activation
+
+    def apply(x: Tensor) -> Tensor:
+        if x.numel() <= GRAIN:
+            return activation(x)
+        return torch.cat([activation(part) for part in x.split(max(1, GRAIN // x.shape[-1]))])
+
+    return apply

@@ -106,9 +106,9 @@ class _Tile(NamedTuple):
     slot: int
     first: int
     """The token of the step that is its first."""
-    count: int
+    length: int
     queries: int
-    """`count` filled up."""
+    """`length` filled up."""
 
 
 def _tile_runs(prompts: Sequence[tuple[Piece, int]], queries: int) -> list[Run]:
@@ -136,6 +136,6 @@ def _tile_run(group: list[_Tile]) -> Run:
     start, queries = group[0].start, max(tile.queries for tile in group)
     run = Run(group[0].slot, len(group), queries, start, span_of(start + TILE), [], [])
     for row, tile in enumerate(group):
-        run.sources += [*range(tile.first, tile.first + tile.count), *[tile.first] * (queries - tile.count)]
-        run.places += range(row * queries, row * queries + tile.count)
+        run.sources += [*range(tile.first, tile.first + tile.length), *[tile.first] * (queries - tile.length)]
+        run.places += range(row * queries, row * queries + tile.length)
     return run

@@ -1,4 +1,9 @@
-"""From the model's scores to the next token: penalties, filters, and a draw that depends on the request alone."""
+"""From the model's scores to the next token: biases, penalties, filters, and a draw that depends on the request alone.
+
+The order, where Hugging Face's and vLLM's agree: logit bias, repetition penalty, frequency and presence penalty; what
+a constraint forbids; temperature; top-k, top-p, min-p; the draw. Greedy answers take the likeliest token after the
+constraint.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from hanlin.artifacts import UsageError
+from hanlin.inference.constraints import Matcher
 from hanlin.inference.numbers import floats, integers
 from hanlin.inference.types import Request
 
 _MASK = (1 << 64) - 1
+NOT_NUMBERS = "the model's scores were not numbers"
 
 
 def uniform(key: int, step: int) -> float:
@@ -33,16 +41,32 @@ class SamplingState:
     """Tokens drawn so far."""
     seen: Tensor | None = None
     """int64: the distinct tokens of prompt and answer; kept only where a repetition penalty needs them."""
-    _distinct: set[int] = field(default_factory=lambda: set[int]())
+    counts: dict[int, int] | None = None
+    """How often the answer holds each of its tokens; kept only where a presence or frequency penalty needs it."""
+    bias: tuple[Tensor, Tensor] | None = None
+    """Token ids and what is added to their scores."""
+    constraint: Matcher | None = None
+    """What may come next, where the answer must have a form."""
+    error: str = ""
+    """Why there is no next token."""
+    processed_logprobs: list[float] = field(default_factory=list[float])
+    """Of the drawn tokens, where the request wants them."""
+    _distinct: set[int] = field(default_factory=set[int])
 
     @classmethod
-    def start(cls, request: Request) -> SamplingState:
-        state = cls(request=request)
+    def start(cls, request: Request, constraint: Matcher | None = None) -> SamplingState:
+        """`constraint`: the compiled one, where the request has one."""
+        state = cls(request=request, constraint=constraint)
         if request.temperature > 0:
             state.key = request.sampling_key()
         if request.repetition_penalty != 1:
             state._distinct = set(request.prompt_ids)
             state.seen = torch.tensor(sorted(state._distinct))
+        if request.presence_penalty != 0 or request.frequency_penalty != 0:
+            state.counts = {}
+        if request.logit_bias:
+            ids, values = list(request.logit_bias), list(request.logit_bias.values())
+            state.bias = torch.tensor(ids), torch.tensor(values, dtype=torch.float32)
         return state
 
     def advance(self, token: int) -> None:
@@ -51,6 +75,55 @@ class SamplingState:
         if self.seen is not None and token not in self._distinct:
             self._distinct.add(token)
             self.seen = torch.cat((self.seen, torch.tensor([token])))
+        if self.counts is not None:
+            self.counts[token] = self.counts.get(token, 0) + 1
+        if self.constraint is not None:
+            self.constraint.advance(token)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing may follow under the constraint."""
+        return self.constraint is not None and self.constraint.stopped
+
+    @property
+    def processes(self) -> bool:
+        """Whether the scores are changed before anything else."""
+        return self.seen is not None or bool(self.counts) or self.bias is not None or self.constraint is not None
+
+
+def check_sampling(request: Request, vocabulary_size: int) -> None:
+    """Raise UsageError where `request` biases tokens that the model does not have, or asks for several answers."""
+    for token in request.logit_bias:
+        if not 0 <= token < vocabulary_size:
+            raise UsageError(f"logit_bias has token {token}: this model's tokens are 0 to {vocabulary_size - 1}")
+    if request.n > 1 or (request.best_of or 1) > 1:
+        raise UsageError(
+            f"n is {request.n} and best_of {request.best_of}: the engine gives one answer a request; "
+            "make several with hanlin.inference.expand"
+        )
+
+
+def process(scores: Tensor, state: SamplingState) -> Tensor:
+    """Scores [V] of one row after its bias, penalties and constraint, as new numbers; those given are left as they
+    are. `state.error` says where the constraint can't tell what may come."""
+    scores = scores.clone()
+    if state.bias is not None:
+        ids, values = state.bias
+        scores.index_add_(0, ids.to(scores.device), values.to(scores))
+    if state.seen is not None:
+        scores = penalise_repetition(scores, state.seen, state.request.repetition_penalty)
+    if state.counts:
+        ids = torch.tensor(list(state.counts), device=scores.device)
+        counts = torch.tensor(list(state.counts.values()), dtype=scores.dtype, device=scores.device)
+        request = state.request
+        scores.index_add_(0, ids, -(counts * request.frequency_penalty + request.presence_penalty))
+    if state.constraint is not None:
+        mask = state.constraint.mask()
+        if mask is None:
+            state.error = state.constraint.error
+        else:
+            scores.masked_fill_(~mask.to(scores.device), float("-inf"))
+    return scores
 
 
 def penalise_repetition(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -81,7 +154,7 @@ def filter_top_p(probabilities: Tensor, p: Tensor) -> Tensor:
     """
     if bool((p >= 1).all()):
         return probabilities
-    needed = p * probabilities.sum(dim=1)
+    needed = p * row_sums(probabilities)
     size = probabilities.shape[1]
     width = min(size, 512)
     while True:
@@ -107,8 +180,7 @@ def filter_min_p(probabilities: Tensor, fraction: Tensor) -> Tensor:
 def distribution(scores: Tensor, requests: Sequence[Request]) -> Tensor:
     """What is sampled from: float64 [n, V], rows not normalised after filtering; every temperature must be positive.
 
-    The order is Hugging Face's: temperature, top-k, top-p (of what top-k left), min-p. The repetition penalty comes
-    before.
+    The order is Hugging Face's: temperature, top-k, top-p (of what top-k left), min-p.
     """
     device = scores.device
 
@@ -135,25 +207,30 @@ def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 
 @dataclass
 class Choice:
-    """The next token of every row. `token` is -1 where the scores were not numbers."""
+    """The next token of every row; -1 where there is none: the state's `error` says why."""
 
     tokens: list[int]
     logprobs: list[float]
     top: list[dict[int, float]]
 
 
-def choose(logits: Tensor, states: Sequence[SamplingState]) -> Choice:
-    """The next token of each row, with its log-probability under the raw scores; logits [n, V] of any float dtype."""
+def choose(logits: Tensor, states: Sequence[SamplingState], scores: Tensor | None = None) -> Choice:
+    """The next token of each row, with its log-probability under the raw scores; logits [n, V] of any float dtype.
+
+    `scores` [n, V], where given, are what tokens are chosen by in place of the logits. A row's result is the same to
+    the last bit whatever rows stand beside it.
+    """
     logits = logits.float()
-    processed = logits
+    given = processed = logits if scores is None else scores.float()
     for row, state in enumerate(states):
-        if state.seen is not None:
-            if processed is logits:
-                processed = logits.clone()
-            processed[row] = penalise_repetition(processed[row], state.seen, state.request.repetition_penalty)
+        if state.processes:
+            if processed is given:
+                processed = given.clone()
+            processed[row] = process(processed[row], state)
     largest = logits.amax(dim=1, keepdim=True)
     weights = (logits - largest).exp_()
-    normaliser = weights.sum(dim=1).log_() + largest[:, 0]
+    # In float64, for a vector's logarithms and a single one differ in their last bits.
+    normaliser = row_sums(weights).double().log_().float() + largest[:, 0]
     sampled = [row for row, state in enumerate(states) if state.request.temperature > 0]
     if len(sampled) < len(states):
         tokens = processed.argmax(dim=1)
@@ -161,7 +238,7 @@ def choose(logits: Tensor, states: Sequence[SamplingState]) -> Choice:
         tokens = torch.empty(len(states), dtype=torch.int64, device=logits.device)
     if sampled:
         rows = slice(None) if len(sampled) == len(states) else torch.tensor(sampled, device=logits.device)
-        plain = [place for place, row in enumerate(sampled) if _is_plain(states[row])]
+        plain = [place for place, row in enumerate(sampled) if scores is None and _is_plain(states[row])]
         # Probabilities as they are need no further pass over the vocabulary. A row is drawn in the same way whatever
         # its neighbours ask for.
         if len(plain) == len(sampled):
@@ -176,20 +253,43 @@ def choose(logits: Tensor, states: Sequence[SamplingState]) -> Choice:
     # A NaN or +inf among the scores makes the normaliser so; the row has no distribution then.
     for row, finite in enumerate(integers(normaliser.isfinite())):
         if not finite:
+            states[row].error = NOT_NUMBERS
+    for row, state in enumerate(states):
+        if state.constraint is not None and not state.error and not bool(processed[row, chosen[row]] > -torch.inf):
+            state.error = "the model can't give any token that the constraint allows"
+        if state.error:
             chosen[row] = -1
+        if state.request.processed_logprobs and chosen[row] >= 0:
+            state.processed_logprobs.append(_processed_logprob(processed[row], state.request, chosen[row]))
     top = _top_logprobs(logits, normaliser, states, chosen, chances_of_chosen)
     return Choice(chosen, chances_of_chosen, top)
+
+
+def row_sums(values: Tensor) -> Tensor:
+    """Sums of the rows of [n, V], each computed as if it stood alone.
+
+    PyTorch sums a single row with all threads together, in another order than when there are several.
+    """
+    return values.sum(dim=1) if values.shape[0] > 1 else values.expand(2, -1).sum(dim=1)[:1]
 
 
 def _is_plain(state: SamplingState) -> bool:
     request = state.request
     return (
-        state.seen is None
+        not state.processes
         and request.temperature == 1
         and request.top_k == 0
         and request.top_p >= 1
         and request.min_p <= 0
     )
+
+
+def _processed_logprob(scores: Tensor, request: Request, token: int) -> float:
+    """Log-probability of the token under what it was drawn from; scores [V] after bias and penalties."""
+    if request.temperature == 0:
+        return float(scores.double().log_softmax(0)[token])
+    chances = distribution(scores[None], [request])[0]
+    return float((chances[token] / chances.sum()).log())
 
 
 def _top_logprobs(

@@ -45,8 +45,8 @@ class Load:
 
 
 class Scheduler:
-    """Answers sequences in order of (priority, arrival), `max_batch` at once, with `blocks` of cache, which each of them
-    alone must fit into."""
+    """Answers sequences in order of (priority, arrival), `max_batch` at once, with `blocks` of cache; each alone must
+    fit into it."""
 
     def __init__(self, step: Step, max_batch: int, blocks: int, prefill_tokens: int, shelves: int) -> None:
         """`prefill_tokens` bounds what a step reads of prompts where nothing is being answered; `shelves` prompts of
@@ -315,7 +315,7 @@ class Scheduler:
         self.prefixes.note(shelf, chain)
 
     def _fit(self, shelf: int, chain: list[bytes]) -> int:
-        """How much of `chain` a shelf holds, where it holds nothing else (0: it is empty; -1: it holds other things)."""
+        """How much of `chain` a shelf holds, where it holds nothing else (0: empty; -1: it holds other things)."""
         held = self.prefixes.tiles(shelf)
         if held <= len(chain):
             return held if self.prefixes.begins(shelf, chain) else -1

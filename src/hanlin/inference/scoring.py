@@ -11,11 +11,14 @@ from torch import Tensor
 from hanlin.artifacts import HanlinError
 from hanlin.inference.cache import additive_mask
 from hanlin.inference.functions import compute_dtype
-from hanlin.inference.numbers import floats
+from hanlin.inference.numbers import floats, integers
 from hanlin.models import ModelConfig, Transformer
 
 Pair = tuple[Sequence[int], Sequence[int]]
 """(context tokens, continuation tokens)."""
+Scores = tuple[list[float], list[dict[int, float]]]
+"""Of each continuation token its log-probability; and, where asked for, the likeliest tokens at its place and itself,
+with theirs."""
 
 LOGIT_BYTES = 32 << 20
 """Scores of the vocabulary held at once, in bytes of float32."""
@@ -75,13 +78,19 @@ def score(model: Transformer, pairs: Sequence[Pair], batch_tokens: int) -> list[
     Pairs with equal contexts share one reading of it. Raises HanlinError for an empty context (nothing predicts the
     first token then: give at least a begin-of-text token) and for a pair longer than the model's context.
     """
+    return [values for values, _ in score_with_top(model, pairs, batch_tokens, 0)]
+
+
+@torch.inference_mode()
+def score_with_top(model: Transformer, pairs: Sequence[Pair], batch_tokens: int, top: int) -> list[Scores]:
+    """`score`, and of each continuation token's place the `top` likeliest tokens besides it, in the same memory."""
     _check(pairs, model.config.max_positions)
-    results: list[list[float]] = [[] for _ in pairs]
+    results: list[Scores] = [([], []) for _ in pairs]
     rows = sorted(_rows(pairs, batch_tokens), key=lambda row: -len(row.ids))
     start = 0
     while start < len(rows):
         size = max(1, batch_tokens // len(rows[start].ids))
-        _score_rows(model, rows[start : start + size], results)
+        _score_rows(model, rows[start : start + size], top, results)
         start += size
     return results
 
@@ -118,7 +127,7 @@ def _rows(pairs: Sequence[Pair], batch_tokens: int) -> Iterator[_Row]:
     yield from open_rows.values()
 
 
-def _score_rows(model: Transformer, rows: Sequence[_Row], results: list[list[float]]) -> None:
+def _score_rows(model: Transformer, rows: Sequence[_Row], top: int, results: list[Scores]) -> None:
     device = model.embedding.weight.device
     longest = max(len(row.ids) for row in rows)
 
@@ -143,12 +152,24 @@ def _score_rows(model: Transformer, rows: Sequence[_Row], results: list[list[flo
     chosen = hidden.reshape(-1, hidden.shape[-1])[torch.tensor(where, device=device)]
     step = max(1, LOGIT_BYTES // (4 * model.config.vocabulary_size))
     values: list[float] = []
+    tops: list[dict[int, float]] = []
     for start in range(0, len(where), step):
         logits = model.logits(chosen[start : start + step]).float()
-        label = labels[start : start + step, None]
-        values += floats(logits.gather(1, label)[:, 0] - logits.logsumexp(1))
+        label = labels[start : start + step]
+        normaliser = logits.logsumexp(1)
+        found = floats(logits.gather(1, label[:, None])[:, 0] - normaliser)
+        values += found
+        if top:
+            likeliest = logits.topk(min(top, logits.shape[1]), dim=1)
+            logprobs = (likeliest.values - normaliser[:, None]).cpu()
+            for ids, best, token, logprob in zip(
+                likeliest.indices.cpu(), logprobs, integers(label), found, strict=True
+            ):
+                tops.append(dict(zip(integers(ids), floats(best), strict=True)))
+                tops[-1].setdefault(token, logprob)
     offset = 0
     for row in rows:
         for number, _, tokens in row.members:
-            results[number] = values[offset : offset + len(tokens)]
-            offset += len(tokens)
+            end = offset + len(tokens)
+            results[number] = values[offset:end], tops[offset:end]
+            offset = end

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hanlin.inference.cache import blocks_of
 from hanlin.inference.prefixes import TILE, digests
-from hanlin.inference.sampling import SamplingState
+from hanlin.inference.sampling import NOT_NUMBERS, SamplingState
 from hanlin.inference.text import TextStream
 from hanlin.inference.types import Completion, FinishReason, Request
 
@@ -81,7 +81,7 @@ class Sequence:
                 self.finish_reason = "stop"
             else:
                 self.pieces.append(self.stream.push(token))
-                if self.stream.stopped:
+                if self.stream.stopped or self.sampling.complete:
                     self.finish_reason = "stop"
                 elif len(self.ids) >= self.limit:
                     self.finish_reason = "length"
@@ -95,6 +95,8 @@ class Sequence:
             text="".join(self.pieces),
             logprobs=self.logprobs,
             finish_reason=self.finish_reason,
+            error=self.sampling.error or NOT_NUMBERS if self.finish_reason == "error" else "",
+            processed_logprobs=self.sampling.processed_logprobs if self.request.processed_logprobs else None,
             top_logprobs=self.top_logprobs,
             prompt_tokens=len(self.prompt),
         )

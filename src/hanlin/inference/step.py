@@ -18,10 +18,18 @@ from torch import Tensor
 from hanlin.artifacts import HanlinError
 from hanlin.inference.alike import MOST_FILLED, attention_is_alike, filled_heads, least_rows
 from hanlin.inference.cache import KVCache, additive_mask
-from hanlin.inference.functions import Function, compute_dtype, inverse_rms, linear_function, norm_function, wide
+from hanlin.inference.functions import (
+    Function,
+    activation_function,
+    compute_dtype,
+    inverse_rms,
+    linear_function,
+    norm_function,
+    wide,
+)
 from hanlin.inference.plan import QUERIES, Piece, Plan, Run
 from hanlin.inference.prefixes import TILE
-from hanlin.models import ModelConfig, Transformer
+from hanlin.models import Transformer
 from hanlin.models.transformer import Attention, Block
 
 MOST_PRODUCTS = 2
@@ -47,7 +55,7 @@ class _Layer:
         self.mlp_norm = norm_function(block.mlp_norm, dtype, alike)
         self.qkv, self.out = linear_function(attention.qkv, dtype), linear_function(attention.out, dtype)
         self.up, self.down = linear_function(block.mlp.up, dtype), linear_function(block.mlp.down, dtype)
-        self.activation = block.mlp.activation
+        self.activation = activation_function(block.mlp.activation, alike)
         self.norms: tuple[Tensor, Tensor] | None = None
         if attention.query_norm is not None and attention.key_norm is not None:
             self.norms = attention.query_norm.weight, attention.key_norm.weight
@@ -69,8 +77,8 @@ class Step:
 
     `deterministic`: a sequence's numbers have the same bits whatever else is in the step, and however its prompt was
     cut into pieces at multiples of TILE. Where products with few rows sum in another order, as float32's do, steps are
-    filled up with empty rows, which costs time. None: on where no rows need be filled up. Raises HanlinError where it is
-    asked for and can't be had.
+    filled up with empty rows, which costs time. None: on where no rows need be filled up. Raises HanlinError where it
+    is asked for and can't be had.
     """
 
     def __init__(self, model: Transformer, deterministic: bool | None = False) -> None:
@@ -168,7 +176,9 @@ class Step:
         if run.start < 0:
             distance = positions[sources][:, None, None, None] - keys
         else:
-            distance = (torch.arange(run.start, run.start + run.queries, device=self.device)[:, None] - keys)[None, None]
+            distance = (torch.arange(run.start, run.start + run.queries, device=self.device)[:, None] - keys)[
+                None, None
+            ]
         masks: dict[int | None, Tensor] = {}
         group = self.config.heads // self.config.kv_heads
         for window in {self.config.window(layer) for layer in range(self.config.layers)}:
