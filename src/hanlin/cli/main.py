@@ -9,7 +9,7 @@ import typer
 
 from hanlin import __version__
 from hanlin.artifacts.errors import HanlinError, UsageError
-from hanlin.cli import chat, compare, data, evaluate, generate, lineage, prove, recipe, results, run, trace
+from hanlin.cli import chat, compare, data, evaluate, export, generate, lineage, prove, recipe, results, run, trace
 
 INTERRUPTED = 130
 """Status after Ctrl-C, which typer turns into an exit."""
@@ -31,6 +31,7 @@ app.command("generate")(generate.generate)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("prove")(prove.prove)
+app.command("export")(export.export)
 app.command("results")(results.results)
 app.command("trace")(trace.trace)
 app.command("lineage")(lineage.lineage)
