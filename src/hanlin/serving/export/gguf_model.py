@@ -92,15 +92,17 @@ def _check(config: ModelConfig) -> None:
     """Raise HanlinError for what llama.cpp's architecture of this family has not."""
     where = f"llama.cpp's {gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.family]]!r}"
     known = ("gelu_new", "gelu_pytorch_tanh") if config.family == "gpt2" else ("silu",)
-    problem = None
+    scaling, problem = config.rope_scaling or {}, None
     if config.activation not in known:
         problem = f"hidden_act is {config.activation!r}, and {where} computes {known[0]!r} only"
     elif config.family == "qwen3" and config.attention_bias:
         problem = f"attention_bias is true, and {where} has no bias in the attention's output"
     elif config.family == "qwen3" and config.rope_type == "llama3":
         problem = f"rope_scaling is of the type 'llama3', which {where} does not read"
-    elif config.rope_type == "yarn" and not (config.rope_scaling or {}).get("truncate", True):
+    elif config.rope_type == "yarn" and not scaling.get("truncate", True):
         problem = f"rope_scaling says truncate false, and {where} rounds YaRN's bounds always"
+    elif config.rope_type == "yarn" and (scaling.get("beta_fast") or 32, scaling.get("beta_slow") or 1) != (32, 1):
+        problem = f"rope_scaling has beta_fast or beta_slow, which {where} does not read"
     if problem:
         raise HanlinError(f"{problem}: the file would be of another model. Export to ONNX instead.")
 
@@ -144,8 +146,6 @@ def _add_shape(writer: gguf.GGUFWriter, config: ModelConfig, progress: Progress)
         writer.add_rope_scaling_orig_ctx_len(original)
         # llama.cpp multiplies by 0.1 ln(factor) + 1 on its own.
         writer.add_rope_scaling_attn_factors(attention / (1 + 0.1 * math.log(max(factor, 1.0))))
-        writer.add_rope_scaling_yarn_beta_fast(float(scaling.get("beta_fast") or 32))
-        writer.add_rope_scaling_yarn_beta_slow(float(scaling.get("beta_slow") or 1))
     elif config.rope_type == "dynamic":
         progress.say(f"rope_scaling is dynamic: the file holds the frequencies up to {config.max_positions} tokens.")
 

@@ -94,8 +94,8 @@ def pre_tokenizer(value: dict[str, Any]) -> str:
         shown = " then ".join(patterns) or "nothing"
         known = ", ".join(sorted(PRE_TOKENIZERS.values()))
         raise HanlinError(
-            f"The tokenizer splits text by {shown}{' (ignore_merges)' if whole else ''}: no name that llama.cpp has for "
-            f"it is known here (known: {known}), and it would make other tokens. Export to ONNX instead."
+            f"The tokenizer splits text by {shown}{' (ignore_merges)' if whole else ''}: no name of llama.cpp's for it "
+            f"is known here (known: {known}), and it would make other tokens. Export to ONNX instead."
         )
     return name
 
@@ -192,7 +192,8 @@ def _space_prefix(value: dict[str, Any], chats: bool, progress: Progress) -> boo
     if not splitter and steps in ([{"type": "Prepend", "prepend": "▁"}, replace], [replace]):
         scheme = "always" if len(steps) == 2 else "never"
     elif not normaliser and splitter.get("type") == "Metaspace" and splitter.get("split") is False:
-        scheme = splitter.get("prepend_scheme", "always") if splitter["replacement"] == "▁" else None
+        known = splitter["replacement"] == "▁" and splitter["prepend_scheme"] in ("first", "never")
+        scheme = splitter["prepend_scheme"] if known else None
     if scheme is None or not bytes_there or not value["model"].get("byte_fallback"):
         shown = json.dumps({"normalizer": normaliser, "pre_tokenizer": splitter}, ensure_ascii=False)
         raise HanlinError(
@@ -200,9 +201,9 @@ def _space_prefix(value: dict[str, Any], chats: bool, progress: Progress) -> boo
             "Export to ONNX instead."
         )
     if scheme == "first":
-        # Of the start of a text, and of what follows a control token, llama.cpp treats both alike.
-        what = "raw prompts will begin without a space" if chats else "text behind a control token will begin with one"
-        progress.say(f"The tokenizer begins a text with a space, but not what follows a control token: {what}.")
+        # llama.cpp treats the start of a text and what follows a control token alike, with the prefix or without.
+        what = "raw prompts begin without that space" if chats else "so does what follows a control token"
+        progress.say(f"The tokenizer begins a text, unless it begins with a space, with one: in llama.cpp {what}.")
     return scheme == "always" or (scheme == "first" and not chats)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,13 +107,15 @@ class Source:
         return self._files[name].get_slice(name).get_dtype()
 
     def bounded(self, slot: Slot, most: float, dtype: str) -> Tensor:
-        """`read` in float32. Raises HanlinError for a tensor that `dtype` can't hold: beyond `most`, or no number."""
+        """`read` in float32. Raises HanlinError for a tensor that `dtype` can't hold: beyond `most`, or no
+        finite number."""
         tensor = self.read(slot).float()
         largest = float(tensor.abs().max())
-        if not largest <= most:
+        if not math.isfinite(largest):
+            raise HanlinError(f"{slot.name} in {self.directory} holds {largest}: its weights are damaged")
+        if largest > most:
             raise HanlinError(
-                f"{slot.name} in {self.directory} holds {largest:g}, which {dtype} can't: "
-                + ("its weights are damaged" if largest != largest else "give --dtype bf16 or f32")
+                f"{slot.name} in {self.directory} holds {largest:g}, which {dtype} can't: give --dtype f32, or bf16"
             )
         return tensor
 
