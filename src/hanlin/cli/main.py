@@ -9,7 +9,21 @@ import typer
 
 from hanlin import __version__
 from hanlin.artifacts.errors import HanlinError, UsageError
-from hanlin.cli import chat, compare, data, evaluate, export, generate, lineage, prove, recipe, results, run, trace
+from hanlin.cli import (
+    bench,
+    chat,
+    compare,
+    data,
+    evaluate,
+    export,
+    generate,
+    lineage,
+    prove,
+    recipe,
+    results,
+    run,
+    trace,
+)
 
 INTERRUPTED = 130
 """Status after Ctrl-C, which typer turns into an exit."""
@@ -37,6 +51,7 @@ app.command("trace")(trace.trace)
 app.command("lineage")(lineage.lineage)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
 
 
 def _version(value: bool) -> None:
