@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import math
 import threading
@@ -20,7 +21,7 @@ from hanlin.artifacts import HanlinError, UsageError
 from hanlin.serving.bench import POOL_WORDS, WORDS, BenchSettings, Timing, bench, figures
 from tests.processes import hanlin
 
-PIECES, FIRST, EACH = 6, 0.08, 0.03
+PIECES, FIRST, EACH = 6, 0.2, 0.03
 """A stream: pieces of two tokens each, seconds before the first, and between two"""
 
 
@@ -92,7 +93,7 @@ class Server:
             if self.fault == "cut" and number == 3 and turn == 2:
                 break
             if self.fault == "hangs" and number == 3 and turn == 2:
-                await asyncio.sleep(2)
+                await asyncio.sleep(4)
             say(piece(f"{turn} 字 "))
         else:
             say(piece("", "length"))
@@ -127,17 +128,18 @@ def measured(settings: dict[str, Any], **server: Any) -> tuple[dict[str, Any], S
 @pytest.mark.parametrize("endpoint", ["chat", "completions"])
 def test_the_times_are_the_servers(endpoint: str) -> None:
     found, server = measured({"endpoint": endpoint, "num_prompts": 8, "input_len": (10, 30), "output_len": (3, 5)})
-    # What the server knows of itself, the trial left out; the way to the client and back takes a few milliseconds.
+    # What the server knows of itself, the trial left out: a busy machine takes its time to send a request.
     begun, written = server.arrived[1:], server.written[1:]
     pairs = {
         "ttft": [times[0] - at for at, times in zip(begun, written)],
         "tpot": [(times[-1] - times[0]) / (2 * PIECES - 1) for times in written],
-        "itl": [late - early for times in written for early, late in zip(times, times[1:])],
+        "itl": [late - early for times in written for early, late in itertools.pairwise(times)],
         "e2el": [times[-1] - at for at, times in zip(begun, written)],
     }
     for name, known in pairs.items():
-        for kind, value in (("mean", np.mean(known)), ("median", np.median(known)), ("p95", np.percentile(known, 95))):
-            assert abs(found[f"{kind}_{name}_ms"] - 1000 * value) < 40, (kind, name)
+        slack = 10 if name in ("tpot", "itl") else 150
+        for kind, value in (("mean", np.mean(known)), ("median", np.median(known))):
+            assert -10 < found[f"{kind}_{name}_ms"] - 1000 * value < slack, (kind, name)
     assert found["completed"] == 8 and found["failed"] == 0 and found["errors"] == {}
     assert found["total_input_tokens"] == 56 and found["total_output_tokens"] == 96
     assert math.isclose(found["output_throughput"], 96 / found["duration"])
@@ -193,11 +195,11 @@ def test_arrivals_are_a_poisson_process() -> None:
         ("busy", "HTTP 429: too many requests", 2),
         ("broken", "in the stream: out of memory", 1),
         ("cut", "the stream broke off before [DONE]", 1),
-        ("hangs", "no end within 0.6 s", 1),
+        ("hangs", "no end within 1.5 s", 1),
     ],
 )
 def test_what_fails_is_counted_and_named(fault: str, error: str, failed: int) -> None:
-    found, _ = measured({"num_prompts": 6, "max_concurrency": 1, "timeout": 0.6}, fault=fault)
+    found, _ = measured({"num_prompts": 6, "max_concurrency": 1, "timeout": 1.5}, fault=fault)
     assert found["failed"] == failed and found["completed"] == 6 - failed
     assert found["errors"] == {error: failed}
     assert found["total_output_tokens"] == 2 * PIECES * (6 - failed)

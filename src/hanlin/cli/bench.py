@@ -109,8 +109,8 @@ def _show(console: Console, found: dict[str, Any]) -> None:
 
     asked = found["completed"] + found["failed"]
     console.print(
-        f"[bold]{escape(found['model'])}[/bold]  {found['completed']} of {asked} requests in {found['duration']:.1f} s, "
-        f"at most {found['max_concurrent_requests']} at once"
+        f"[bold]{escape(found['model'])}[/bold]  {found['completed']} of {asked} requests in {found['duration']:.1f} s"
+        f", at most {found['max_concurrent_requests']} at once"
     )
     rates = ("request_throughput", "requests/s"), ("output_throughput", "output tokens/s")
     console.print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,8 +20,11 @@ from pydantic import Field, SecretStr, model_validator
 from hanlin.artifacts import HanlinError, Progress, Settings, Silent, UsageError
 from hanlin.data.prompts import read_prompts
 
-WORDS = tuple(
-    ["the", "of", "and", "to", "in", "is", "that", "for", "it", "with", "as", "his", "on", "be", "at", "by", "which", "have", "from", "not", "but", "what", "all", "were", "when", "there", "can", "an", "your", "each", "she", "do", "how", "their", "if", "will", "up", "other", "about", "out", "many", "then", "them", "these", "so", "some", "her", "would", "make", "like", "him", "into", "time", "has", "look", "two", "more", "write", "go", "see", "number", "no", "way", "could", "people", "my", "than", "first", "water", "been", "call", "who", "oil", "its", "now", "find"]
+WORDS = re.findall(
+    r"\w+",
+    "the of and to in is that for it with as his on be at by which have from not but what all were when there can an "
+    "your each she do how their if will up other about out many then them these so some her would make like him into "
+    "time has look two more write go see number no way could people my than first water been call who oil its now find",
 )
 """What random prompts are made of: a token each, with most vocabularies"""
 POOL_WORDS = 4096
