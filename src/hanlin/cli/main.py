@@ -9,7 +9,21 @@ import typer
 
 from hanlin import __version__
 from hanlin.artifacts.errors import HanlinError, UsageError
-from hanlin.cli import chat, compare, data, evaluate, generate, lineage, prove, recipe, results, run, trace
+from hanlin.cli import (
+    bench,
+    chat,
+    compare,
+    data,
+    evaluate,
+    export,
+    generate,
+    lineage,
+    prove,
+    recipe,
+    results,
+    run,
+    trace,
+)
 
 INTERRUPTED = 130
 """Status after Ctrl-C, which typer turns into an exit."""
@@ -31,11 +45,13 @@ app.command("generate")(generate.generate)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("prove")(prove.prove)
+app.command("export")(export.export)
 app.command("results")(results.results)
 app.command("trace")(trace.trace)
 app.command("lineage")(lineage.lineage)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
 
 
 def _version(value: bool) -> None:

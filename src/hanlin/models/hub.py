@@ -115,21 +115,27 @@ def load_model(
     with contextlib.ExitStack() as stack:
         files = open_weights(directory, stack)
         read_weights(files, config, views_of(model), directory)
-        if config.tied and "lm_head.weight" in files:
-            head = files["lm_head.weight"].get_tensor("lm_head.weight").to(model.embedding.weight)
-            if not torch.equal(head, model.embedding.weight):
-                raise HanlinError(
-                    f"lm_head.weight in {directory} is not the embedding, though config.json says tie_word_embeddings: "
-                    "set it to false, or remove the tensor"
-                )
+        if config.tied:
+            check_tied(files, model.embedding.weight, directory)
     return model
+
+
+def check_tied(files: Mapping[str, Any], embedding: Tensor, directory: Path) -> None:
+    """Raise HanlinError where the open `files` of a model with tied embeddings hold another head all the same."""
+    if "lm_head.weight" not in files:
+        return
+    if not torch.equal(files["lm_head.weight"].get_tensor("lm_head.weight").to(embedding), embedding):
+        raise HanlinError(
+            f"lm_head.weight in {directory} is not the embedding, though config.json says tie_word_embeddings: "
+            "set it to false, or remove the tensor"
+        )
 
 
 @torch.no_grad()
 def read_weights(files: Mapping[str, Any], config: ModelConfig, views: Mapping[Slot, Tensor], directory: Path) -> None:
     """Fill the views from the tensors of open `files`. Raises HanlinError unless these are exactly what the views are
     of."""
-    names = _match_names(set(files), config, list(views), directory)
+    names = match_names(set(files), config, list(views), directory)
     for slot, target in views.items():
         source = files[names[slot.name]].get_tensor(names[slot.name])
         source = source.T if slot.transposed else source
@@ -194,8 +200,11 @@ def views_of(model: Transformer) -> dict[Slot, Tensor]:
     return views
 
 
-def _match_names(present: set[str], config: ModelConfig, wanted: list[Slot], directory: Path) -> dict[str, str]:
-    """The file's name of each slot. Old GPT-2 files leave out `transformer.`; buffers once saved are passed over."""
+def match_names(present: set[str], config: ModelConfig, wanted: list[Slot], directory: Path) -> dict[str, str]:
+    """The file's name of each slot. Old GPT-2 files leave out `transformer.`; buffers once saved are passed over.
+
+    Raises HanlinError, naming them, for tensors that are missing or left over.
+    """
     bare = config.family == "gpt2" and not any(name.startswith("transformer.") for name in present)
     names = {slot.name: slot.name.removeprefix("transformer.") if bare else slot.name for slot in wanted}
     passed = ("rotary_emb.inv_freq", "attn.masked_bias", ".attn.bias")
