@@ -26,7 +26,7 @@ _DAY = 86_400
 
 
 class Limits(Settings):
-    """What a caller may use."""
+    """What a caller may use: one with a key, where the key says nothing else (`of`), and one without as it stands."""
 
     requests_per_minute: int | None = Field(default=120, ge=1)
     """Requests let in in any 60 seconds; none: no limit."""

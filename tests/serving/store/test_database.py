@@ -17,6 +17,7 @@ from alembic.migration import MigrationContext
 from hanlin.artifacts import HanlinError, UsageError
 from hanlin.serving.store import Database, StoreError, default_url, upgrade
 from hanlin.serving.store.tables import api_keys, metadata
+from tests.serving.store.conftest import POSTGRES
 
 WRITER = """
 import sys
@@ -220,6 +221,16 @@ def test_a_server_that_cannot_be_reached_is_named_without_its_password() -> None
     with pytest.raises(HanlinError, match=r"\*\*\*@127\.0\.0\.1:1/x") as caught:
         Database("postgresql://me:topsecret@127.0.0.1:1/x")
     assert "topsecret" not in str(caught.value)
+
+
+@pytest.mark.skipif(POSTGRES not in os.environ, reason=f"{POSTGRES} names no server: SQLite alone is tested here")
+def test_a_url_of_postgresql_needs_no_driver_in_it(url: str) -> None:
+    if url.startswith("sqlite"):
+        return
+    database = Database(url.replace("postgresql+psycopg:", "postgresql:"))
+    with database.read() as connection:
+        assert connection.dialect.driver == "psycopg"
+    database.close()
 
 
 def test_where_the_database_is_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
