@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import random
+import re
 import time
+import unicodedata
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -85,6 +87,13 @@ def test_no_split_lets_a_phrase_out(rules: RuleModerator, answer: str) -> None:
         assert stream.verdict == whole.verdict
 
 
+def forbidden(text: str) -> bool:
+    """The same rules on a whole text, by a pattern."""
+    plain = unicodedata.normalize("NFKD", text.replace("\u200b", "")).casefold()
+    plain = re.sub("(?<=[做炸弹]) +", "", re.sub(" +", " ", plain)).strip()
+    return re.search("(?<![a-z])(cat|black cat|the cat sat|strasse frei)(?![a-z])|炸弹|做炸", plain) is not None
+
+
 PARTS = ["cat", "the ", "black ", "c", "a", "t", " ", "做", "炸", "弹", "\u200b", "Ｃ", "s", "ß", "."]
 
 
@@ -96,20 +105,19 @@ def test_however_an_answer_is_cut_what_comes_out_is_the_same_and_clean(
     cuts = sorted(rng.choices(range(len(answer) + 1), k=6))
     places = [0, *cuts, len(answer)]
     stream, whole = rules.stream(), rules.stream()
-    out = ""
+    wanted, out = pieces(whole, [answer]), ""
     for a, b in pairwise(places):
         out += stream.push(answer[a:b])
-        # Whatever has been sent so far can be taken for the beginning of a clean text.
-        assert answer.startswith(out)
-        assert rules.check(out + "x" if out[-1:].isascii() and out[-1:].isalnum() else out, "output").allowed
-    out += stream.finish()
-    assert out == pieces(whole, [answer])
+        assert wanted.startswith(out)
+    assert out + stream.finish() == wanted
     assert stream.verdict == whole.verdict
-    assert stream.verdict.allowed == rules.check(answer, "output").allowed
+    assert stream.verdict.allowed == rules.check(answer, "output").allowed == (not forbidden(answer))
     if stream.verdict.allowed:
-        assert out == answer
+        assert wanted == answer
     else:
-        assert rules.check(out, "output").allowed
+        # It ends where a phrase begins: what comes next makes it forbidden, and nothing before.
+        assert not forbidden(wanted)
+        assert forbidden(answer[len(wanted) :])
 
 
 def test_what_can_be_no_phrase_is_not_held_back(rules: RuleModerator) -> None:
