@@ -17,6 +17,9 @@ from hanlin.cli import (
     evaluate,
     export,
     generate,
+    feedback,
+    generate,
+    keys,
     lineage,
     prove,
     recipe,
@@ -52,6 +55,8 @@ app.command("lineage")(lineage.lineage)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
+app.add_typer(keys.app, name="keys")
+app.add_typer(feedback.app, name="feedback")
 
 
 def _version(value: bool) -> None:
