@@ -1,0 +1,80 @@
+"""From a request's fields to the engine's `Request`."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from hanlin.inference import LanguageModel, Request
+from hanlin.serving.api.errors import ApiError, invalid
+from hanlin.serving.api.protocol import Sampling
+from hanlin.serving.settings import ServeSettings
+
+
+def settings_of(body: Sampling, vocabulary_size: int, salt: str) -> dict[str, Any]:
+    """The fields of `Request` that a body sets, but the prompt and the number of tokens.
+
+    `salt`: requests of different salts share no cached prompts, so that none can find out by the time what another
+    asked.
+    """
+    found: dict[str, Any] = {
+        "temperature": 1.0 if body.temperature is None else body.temperature,
+        "seed": secrets.randbits(62) if body.seed is None else body.seed,
+        "stop": tuple(body.stops),
+        "ignore_eos": body.ignore_eos,
+        "prompt_logprobs": body.prompt_logprobs is not None,
+        "cache_salt": salt,
+    }
+    for name in ("top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
+        value = getattr(body, name)
+        if value is not None:
+            found[name] = value
+    if body.logit_bias:
+        found["logit_bias"] = {int(token): bias for token, bias in body.logit_bias.items()}
+        for token in found["logit_bias"]:
+            if token >= vocabulary_size:
+                raise invalid(f"{token} is no token of this model, which has {vocabulary_size}.", "logit_bias")
+    return found
+
+
+def bounded(
+    request: Request, model: LanguageModel, asked: int | None, default: int | None, settings: ServeSettings, param: str
+) -> Request:
+    """`request` with as many new tokens as were asked for; with none asked for, `default` or what there is room for.
+
+    Raises ApiError where the prompt and what was asked for do not fit into the model's context.
+    """
+    context, prompt = model.config.max_positions, len(request.prompt_ids)
+    room = context - prompt
+    if room < 1 or (asked or 0) > room:
+        wanted = f" and {asked} in the answer" if asked else ""
+        raise ApiError(
+            400,
+            f"This model's context is {context} tokens; this request has {prompt} in the prompt{wanted}. Shorten "
+            "one of them.",
+            param=param if room < 1 else "max_tokens",
+            code="context_length_exceeded",
+        )
+    most = settings.max_tokens
+    if asked is not None and most is not None and asked > most:
+        raise invalid(f"max_tokens is {asked}; this service answers with at most {most}.", "max_tokens")
+    count = asked if asked is not None else min(room, most or room, default or room)
+    return replace(request, max_new_tokens=max(1, count))
+
+
+def check_sequences(count: int, settings: ServeSettings) -> None:
+    """Raise where one request asks for more answers than could ever be admitted."""
+    most = settings.max_batch + settings.queue
+    if count > most:
+        raise invalid(f"This asks for {count} answers at once; the service takes at most {most}.", "n")
+
+
+def seeded(request: Request, count: int) -> Sequence[Request]:
+    """`count` requests that differ in their seeds alone; the first is the request itself."""
+    return [request if number == 0 else replace(request, seed=_seed(request.seed, number)) for number in range(count)]
+
+
+def _seed(seed: int, number: int) -> int:
+    return seed + number * 0x9E3779B97F4A7C15

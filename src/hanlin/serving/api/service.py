@@ -1,0 +1,126 @@
+"""The service: what its endpoints share, and the admission of requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from fastapi import Request as HttpRequest
+
+from hanlin.artifacts import HanlinError
+from hanlin.inference import Delta, LanguageModel, Request
+from hanlin.serving.api.errors import ApiError
+from hanlin.serving.api.generation import Preparation, deltas
+from hanlin.serving.api.guard import Drain
+from hanlin.serving.api.health import Pulse
+from hanlin.serving.api.metrics import Metrics
+from hanlin.serving.models import Models, NoSuchModel, Version
+from hanlin.serving.settings import ServeSettings
+
+T = TypeVar("T")
+
+
+@dataclass
+class Service:
+    """One process's models and what stands around them."""
+
+    settings: ServeSettings
+    models: Models
+    drain: Drain = field(default_factory=Drain)
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.models)
+        self.preparation = Preparation(self.settings.prepare_seconds)
+        self.pulse = Pulse(self.models, self.preparation, self.settings.stall_seconds)
+
+    def version(self, model: str, sticky: str) -> Version:
+        try:
+            return self.models.choose(model, sticky)
+        except NoSuchModel as error:
+            raise ApiError(404, str(error), param="model", code="model_not_found") from None
+
+    def admit(self, version: Version, answers: int) -> Ticket:
+        """A place for so many answers. Raises ApiError (429) when the queue has none."""
+        if version.waiting + answers > self.settings.max_batch + self.settings.queue:
+            self.metrics.refused.labels("queue").inc()
+            raise ApiError(
+                429,
+                f"{version.name} is busy: {version.waiting} answers are asked for. Try again later.",
+                code="overloaded",
+                retry_after=self._until_a_place(version),
+            )
+        return Ticket(self, version, answers)
+
+    def _until_a_place(self, version: Version) -> float:
+        """Seconds: about a second for each batch that stands before."""
+        return 1 + version.waiting // self.settings.max_batch
+
+    def close(self) -> None:
+        self.preparation.close()
+        self.models.close()
+
+
+class Ticket:
+    """A request's place in the queue and its hold on the version that answers it, until `close`."""
+
+    def __init__(self, service: Service, version: Version, answers: int) -> None:
+        self.service, self.version, self.answers = service, version, answers
+        self._stack = contextlib.ExitStack()
+        self.model: LanguageModel = self._stack.enter_context(service.models.held(version))
+        version.waiting += answers
+        self._closed = False
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.version.waiting -= self.answers
+            self._stack.close()
+
+    async def deltas(self, requests: Sequence[Request]) -> AsyncGenerator[tuple[int, Delta]]:
+        """The pieces of the answers. Raises ApiError when time runs out or the model's scores are no numbers."""
+        seconds = self.service.settings.request_seconds
+        until = asyncio.get_running_loop().time() + seconds
+        source = deltas(self.model.engine, requests, self.service.metrics, self.version.id)
+        async with contextlib.aclosing(source):
+            while True:
+                try:
+                    async with asyncio.timeout_at(until):
+                        number, delta = await anext(source)
+                except StopAsyncIteration:
+                    return
+                except TimeoutError:
+                    raise ApiError(504, f"The answer took over {seconds:g} s.", code="timeout") from None
+                except HanlinError as error:
+                    raise ApiError(400, str(error), code="invalid_value") from None
+                if delta.finish_reason in ("error", "cancelled"):
+                    raise ApiError(500, "The model's scores were not numbers.", code="model_error")
+                yield number, delta
+
+
+def service_of(request: HttpRequest) -> Service:
+    return cast(Service, request.app.state.service)
+
+
+def sticky_of(request: HttpRequest, user: str | None, body: Any) -> str:
+    """Who asks, for a canary: the key and the user, else what is asked."""
+    key: str = getattr(request.state, "key_prefix", "")
+    if key or user:
+        return f"{key}\0{user or ''}"
+    return hashlib.blake2b(repr(body).encode(errors="replace"), digest_size=16).hexdigest()
+
+
+async def prepared(ticket: Ticket, work: Callable[[], T]) -> T:
+    return await ticket.service.preparation.run(work)
+
+
+async def or_close(ticket: Ticket, work: Awaitable[T]) -> T:
+    """The result of `work`; the ticket is given back when there is none."""
+    try:
+        return await work
+    except BaseException:
+        ticket.close()
+        raise
