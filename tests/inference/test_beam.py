@@ -60,6 +60,15 @@ def test_finds_a_likelier_answer_than_greedy_and_says_how_likely() -> None:
     assert better >= 2
 
 
+def test_biases_and_penalties_count_in_a_search() -> None:
+    base: dict[str, Any] = {"prompt_ids": [72, 105], "max_new_tokens": 6, "ignore_eos": True, "beams": 3}
+    biased = engine().generate([Request(**base, logit_bias={65: 100, 66: 90}, frequency_penalty=2)])[0]
+    assert set(biased.text) <= {"A", "B"}
+    with torch.no_grad():
+        raw = small()(torch.tensor([[72, 105, *biased.ids]]))[0].log_softmax(-1)
+    assert biased.logprobs == pytest.approx([float(raw[1 + n, token]) for n, token in enumerate(biased.ids)], abs=1e-5)
+
+
 def test_stop_strings_end_a_beam_and_the_answer_streams_as_one_piece() -> None:
     base: dict[str, Any] = {"prompt_ids": [72, 105], "max_new_tokens": 12, "ignore_eos": True, "beams": 3}
     free = engine().generate([Request(**base)])[0]

@@ -304,3 +304,28 @@ def test_cache_reads_prompts_where_rows_are_in_use() -> None:
         runner.cache.move(1, 0, 14)
         runner.cache.reorder([1, 0], 14)
         assert all(torch.equal(layer[0, :, :14], layer[1, :, :14]) for layer in runner.cache.layers)
+
+
+def test_bias_penalties_and_both_kinds_of_logprobs_through_the_engine() -> None:
+    base: dict[str, Any] = {"prompt_ids": [72, 105], "max_new_tokens": 12, "ignore_eos": True}
+    asked = [
+        Request(**base),
+        Request(**base, logit_bias={65: 100}, processed_logprobs=True),
+        Request(**base, frequency_penalty=2, logit_bias={65: 60, 66: 60}, processed_logprobs=True),
+    ]
+    free, biased, alternating = engine().generate(asked)
+    assert free.processed_logprobs is None
+    assert biased.text == "A" * 12 and biased.processed_logprobs == [pytest.approx(0, abs=1e-6)] * 12
+    assert max(biased.logprobs) < -0.1
+    assert set(alternating.text) == {"A", "B"}
+    with torch.no_grad():
+        raw = small()(torch.tensor([[72, 105, *biased.ids]]))[0].log_softmax(-1)
+    wanted = [float(raw[1 + place, token]) for place, token in enumerate(biased.ids)]
+    assert biased.logprobs == pytest.approx(wanted, abs=1e-5)
+
+
+def test_what_the_engine_cannot_sample_is_refused() -> None:
+    with pytest.raises(UsageError, match="token 268"):
+        engine().generate([Request(prompt_ids=[1], logit_bias={268: 1.0})])
+    with pytest.raises(UsageError, match="expand"):
+        engine().generate([Request(prompt_ids=[1], n=3)])

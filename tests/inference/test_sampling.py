@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from transformers import (
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
-from hanlin.inference import Request
+from hanlin.artifacts import UsageError
+from hanlin.inference import Completion, Request, expand, likeliest
 from hanlin.inference.sampling import (
     SamplingState,
     choose,
@@ -27,6 +29,7 @@ from hanlin.inference.sampling import (
     filter_top_k,
     filter_top_p,
     penalise_repetition,
+    process,
     uniform,
 )
 
@@ -41,6 +44,8 @@ def reference(scores: torch.Tensor, settings: dict[str, Any]) -> torch.Tensor:
     """The distribution by transformers' own processors, in its order."""
     ids = torch.tensor([settings.get("prompt_ids", [0])])
     scores = scores[None].clone()
+    if bias := settings.get("logit_bias"):
+        scores = SequenceBiasLogitsProcessor({(token,): value for token, value in bias.items()})(ids, scores)
     if (penalty := settings.get("repetition_penalty", 1.0)) != 1:
         scores = RepetitionPenaltyLogitsProcessor(penalty)(ids, scores)
     scores = TemperatureLogitsWarper(settings.get("temperature", 1.0))(ids, scores)
@@ -62,6 +67,14 @@ CASES: list[dict[str, Any]] = [
     {"min_p": 0.2},
     {"repetition_penalty": 1.7, "prompt_ids": [0, 4, 4, 3]},
     {"repetition_penalty": 0.6, "prompt_ids": [1, 2]},
+    {"logit_bias": {1: 2.5, 0: -4.0, 7: 1.0}},
+    {
+        "logit_bias": {4: 3.0, 0: -1.5},
+        "repetition_penalty": 1.7,
+        "prompt_ids": [0, 4],
+        "temperature": 0.8,
+        "top_p": 0.9,
+    },
     {"temperature": 1.6, "top_k": 6, "top_p": 0.8, "min_p": 0.1, "repetition_penalty": 1.2, "prompt_ids": [0, 1]},
 ]
 
@@ -212,3 +225,148 @@ def test_a_row_is_drawn_in_the_same_way_whatever_its_neighbours_ask_for() -> Non
         states = [SamplingState.start(one) for one in (request, other, plain[0])]
         alone, beside = choose(logits[:1], states[:1]), choose(logits, states)
         assert (alone.tokens[0], alone.logprobs[0]) == (beside.tokens[0], beside.logprobs[0])
+
+
+@given(
+    st.lists(st.integers(0, 7), max_size=12),
+    st.floats(-2, 2),
+    st.floats(-2, 2),
+    st.floats(0.5, 2).filter(lambda penalty: penalty != 1),
+    st.dictionaries(st.integers(0, 7), st.floats(-5, 5), max_size=4),
+)
+@settings(max_examples=100, deadline=None)
+def test_penalties_follow_the_formulas(
+    answer: list[int], presence: float, frequency: float, repetition: float, bias: dict[int, float]
+) -> None:
+    """Bias, then repetition (Keskar et al. 2019), then OpenAI's μ[j] - c[j]·frequency - (c[j] > 0)·presence."""
+    one = request(
+        prompt_ids=[2, 2, 5], presence_penalty=presence, frequency_penalty=frequency,
+        repetition_penalty=repetition, logit_bias=bias,
+    )  # fmt: skip
+    state = SamplingState.start(one)
+    for token in answer:
+        state.advance(token)
+    wanted: list[float] = []
+    for token, score in enumerate(SCORES.tolist()):
+        score += bias.get(token, 0)
+        if token in {2, 5, *answer}:
+            score = score * repetition if score < 0 else score / repetition
+        count = answer.count(token)
+        wanted.append(score - count * frequency - (count > 0) * presence)
+    before = SCORES.clone()
+    assert process(SCORES, state).tolist() == pytest.approx(wanted, abs=1e-5)
+    assert torch.equal(SCORES, before)
+
+
+def test_presence_and_frequency_are_sampled_from() -> None:
+    """Chi-square over 4,000 seeds, after an answer of three tokens."""
+    answer, presence, frequency = [3, 3, 0], 0.7, 0.4
+    scores = SCORES.double()
+    for token in set(answer):
+        scores[token] -= answer.count(token) * frequency + presence
+    exact, n = scores.softmax(0), 4000
+    states = [
+        SamplingState.start(request(seed=seed, presence_penalty=presence, frequency_penalty=frequency))
+        for seed in range(n)
+    ]
+    for state in states:
+        for token in answer:
+            state.advance(token)
+    counts = torch.bincount(torch.tensor(choose(SCORES.expand(n, -1), states).tokens), minlength=8)
+    assert float(((counts - exact * n) ** 2 / (exact * n)).sum()) < 24.3  # 99.9 % point for 7 degrees of freedom
+
+
+def test_a_bias_decides_a_greedy_answer() -> None:
+    choice = choose(SCORES[None], [SamplingState.start(request(temperature=0, logit_bias={4: 100}))])
+    assert choice.tokens == [4]
+    assert choice.logprobs[0] == pytest.approx(float(SCORES.log_softmax(0)[4]), abs=1e-6)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case], ids=str)
+def test_processed_logprobs_are_those_drawn_from(case: dict[str, Any]) -> None:
+    states = [SamplingState.start(request(**case, seed=seed, processed_logprobs=True)) for seed in range(20)]
+    choice = choose(SCORES.expand(20, -1), states)
+    exact = reference(SCORES, case).log()
+    for token, raw, state in zip(choice.tokens, choice.logprobs, states, strict=True):
+        assert state.processed_logprobs == [pytest.approx(float(exact[token]), abs=1e-5)]
+        assert raw == pytest.approx(float(SCORES.log_softmax(0)[token]), abs=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_row_is_the_same_to_the_last_bit_in_every_batch(threads: int) -> None:
+    asked: list[dict[str, Any]] = [
+        {"temperature": 0.0},
+        {},
+        {"temperature": 0.7, "top_p": 0.9},
+        {"temperature": 1.3, "top_p": 0.99, "top_k": 50},
+        {"top_p": 0.8, "presence_penalty": 1.0, "logit_bias": {3: 1.5}},
+    ]
+    logits = torch.randn(11, 50257, generator=torch.Generator().manual_seed(0)) * 4
+
+    def states(rows: range) -> list[SamplingState]:
+        found = [
+            SamplingState.start(request(**asked[row % 5], seed=row, logprobs=2, processed_logprobs=True))
+            for row in rows
+        ]
+        for state in found:
+            state.advance(3)
+        return found
+
+    torch.set_num_threads(threads)  # the fixture of this folder puts it back
+    together = states(range(11))
+    whole = choose(logits, together)
+    for row in range(11):
+        alone = states(range(row, row + 1))
+        one = choose(logits[row : row + 1], alone)
+        assert one.tokens[0] == whole.tokens[row] and one.logprobs[0] == whole.logprobs[row]
+        assert one.top[0] == whole.top[row] and alone[0].processed_logprobs == together[row].processed_logprobs
+
+
+def test_samples_do_not_depend_on_their_number() -> None:
+    three, eight = expand(request(n=3, seed=5)), expand(request(n=2, best_of=8, seed=5))
+    assert [one.seed for one in three] == [one.seed for one in eight[:3]]
+    assert three[0] == request(seed=5) and len({one.seed for one in eight}) == 8
+    assert all(one.n == 1 and one.best_of is None for one in eight)
+    assert len({one.sampling_key() for one in eight}) == 8
+
+
+def test_samples_are_drawn_independently() -> None:
+    """Pairs of samples over many seeds: their joint counts against the product of the exact probabilities."""
+    exact = SCORES[:3].double().softmax(0)
+    pairs = torch.zeros(3, 3, dtype=torch.float64)
+    for seed in range(2000):
+        states = [SamplingState.start(one) for one in expand(request(n=2, seed=seed))]
+        first, second = choose(SCORES[:3].expand(2, -1), states).tokens
+        pairs[first, second] += 1
+    expected = exact[:, None] * exact * 2000
+    assert float(((pairs - expected) ** 2 / expected).sum()) < 26.1  # 99.9 % point for 8 degrees of freedom
+
+
+def test_the_likeliest_of_several() -> None:
+    def completion(*logprobs: float, failed: bool = False) -> Completion:
+        ids = list(range(len(logprobs)))
+        return Completion(ids=ids, text="", logprobs=list(logprobs), finish_reason="error" if failed else "stop")
+
+    short, long, failed = completion(-1.0), completion(-0.5, -0.5, -0.6), completion(failed=True)
+    assert likeliest([failed, short, long], 3) == [long, short, failed]
+    assert likeliest([failed, short, long], 1, by="sum") == [short]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"n": 0}, "n is 0"),
+        ({"n": 10**9}, "n is 1000000000"),
+        ({"n": 4, "best_of": 3}, "best_of is 3"),
+        ({"best_of": 10**9}, "best_of is 1000000000"),
+        ({"n": 2, "beams": 2, "temperature": 0}, "beams is 2 and n 2"),
+        ({"presence_penalty": 2.1}, "presence_penalty"),
+        ({"frequency_penalty": float("nan")}, "frequency_penalty"),
+        ({"logit_bias": {5: 101.0}}, "token 5"),
+        ({"logit_bias": {5: float("nan")}}, "token 5"),
+        ({"logit_bias": dict.fromkeys(range(1025), 1.0)}, "1025"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        request(**wrong)

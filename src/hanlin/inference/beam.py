@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hanlin.inference.numbers import floats, integers
 from hanlin.inference.runner import Runner
-from hanlin.inference.sampling import penalise_repetition
+from hanlin.inference.sampling import SamplingState, process
 from hanlin.inference.types import FinishReason, Request
 
 
@@ -20,9 +20,9 @@ class Hypothesis:
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """Under the model itself (without repetition penalty)."""
+    """Under the model itself (without biases and penalties)."""
     total: float
-    """What the search sums: with a repetition penalty, the penalised log-probabilities."""
+    """What the search sums: with biases or penalties, the log-probabilities so changed."""
     finish_reason: FinishReason | None = None
 
     def extended(self, token: int, logprob: float, total: float, finish_reason: FinishReason | None) -> Hypothesis:
@@ -86,13 +86,13 @@ def _best_continuations(
     raw: Tensor, running: list[Hypothesis], request: Request, count: int
 ) -> tuple[list[float], list[int], list[int]]:
     """Summed log-probability, beam and token of the `count` best continuations, best first; raw [beams, V]."""
-    scores = raw
-    if request.repetition_penalty != 1:
-        rows: list[Tensor] = []
-        for row, beam in enumerate(running):
-            seen = torch.tensor(sorted({*request.prompt_ids, *beam.ids}))
-            rows.append(penalise_repetition(raw[row], seen, request.repetition_penalty))
-        scores = torch.stack(rows)
+    rows: list[Tensor] = []
+    for row, beam in enumerate(running):
+        state = SamplingState.start(request)
+        for token in beam.ids:
+            state.advance(token)
+        rows.append(process(raw[row], state) if state.processes else raw[row])
+    scores = torch.stack(rows)
     totals = scores + torch.tensor([beam.total for beam in running], device=raw.device)[:, None]
     values, places = totals.flatten().topk(min(count, totals.numel()))
     size = raw.shape[1]

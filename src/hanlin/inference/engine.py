@@ -10,7 +10,7 @@ from hanlin.artifacts import HanlinError, UsageError
 from hanlin.inference import scoring
 from hanlin.inference.beam import beam_search
 from hanlin.inference.runner import Runner, compute_dtype
-from hanlin.inference.sampling import SamplingState
+from hanlin.inference.sampling import SamplingState, check_sampling
 from hanlin.inference.scheduler import Scheduler
 from hanlin.inference.scheduler import Sequence as Running
 from hanlin.inference.step import DecodeStep
@@ -152,6 +152,7 @@ class Engine:
                 "left for the answer: shorten the prompt"
             )
         self._check_ids(request.prompt_ids)
+        check_sampling(request, self.model.config.vocabulary_size)
         eos = () if request.ignore_eos else self.eos_ids
         return Running(
             request=request,

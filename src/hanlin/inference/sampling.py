@@ -1,4 +1,8 @@
-"""From the model's scores to the next token: penalties, filters, and a draw that depends on the request alone."""
+"""From the model's scores to the next token: biases, penalties, filters, and a draw that depends on the request alone.
+
+The order, where Hugging Face's and vLLM's agree: logit bias, repetition penalty, frequency and presence penalty;
+temperature; top-k, top-p, min-p; the draw. Greedy answers take the likeliest token after the penalties.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from hanlin.artifacts import UsageError
 from hanlin.inference.numbers import floats, integers
 from hanlin.inference.types import Request
 
@@ -33,7 +38,13 @@ class SamplingState:
     """Tokens drawn so far."""
     seen: Tensor | None = None
     """int64: the distinct tokens of prompt and answer; kept only where a repetition penalty needs them."""
-    _distinct: set[int] = field(default_factory=lambda: set[int]())
+    counts: dict[int, int] | None = None
+    """How often the answer holds each of its tokens; kept only where a presence or frequency penalty needs it."""
+    bias: tuple[Tensor, Tensor] | None = None
+    """Token ids and what is added to their scores."""
+    processed_logprobs: list[float] = field(default_factory=list[float])
+    """Of the drawn tokens, where the request wants them."""
+    _distinct: set[int] = field(default_factory=set[int])
 
     @classmethod
     def start(cls, request: Request) -> SamplingState:
@@ -43,6 +54,11 @@ class SamplingState:
         if request.repetition_penalty != 1:
             state._distinct = set(request.prompt_ids)
             state.seen = torch.tensor(sorted(state._distinct))
+        if request.presence_penalty != 0 or request.frequency_penalty != 0:
+            state.counts = {}
+        if request.logit_bias:
+            ids, values = list(request.logit_bias), list(request.logit_bias.values())
+            state.bias = torch.tensor(ids), torch.tensor(values, dtype=torch.float32)
         return state
 
     def advance(self, token: int) -> None:
@@ -51,6 +67,41 @@ class SamplingState:
         if self.seen is not None and token not in self._distinct:
             self._distinct.add(token)
             self.seen = torch.cat((self.seen, torch.tensor([token])))
+        if self.counts is not None:
+            self.counts[token] = self.counts.get(token, 0) + 1
+
+    @property
+    def processes(self) -> bool:
+        """Whether the scores are changed before anything else."""
+        return self.seen is not None or bool(self.counts) or self.bias is not None
+
+
+def check_sampling(request: Request, vocabulary_size: int) -> None:
+    """Raise UsageError where `request` biases tokens that the model does not have, or asks for several answers."""
+    for token in request.logit_bias:
+        if not 0 <= token < vocabulary_size:
+            raise UsageError(f"logit_bias has token {token}: this model's tokens are 0 to {vocabulary_size - 1}")
+    if request.n > 1 or (request.best_of or 1) > 1:
+        raise UsageError(
+            f"n is {request.n} and best_of {request.best_of}: the engine gives one answer a request; "
+            "make several with hanlin.inference.expand"
+        )
+
+
+def process(scores: Tensor, state: SamplingState) -> Tensor:
+    """Scores [V] of one row after its bias and penalties, as new numbers; those given are left as they are."""
+    scores = scores.clone()
+    if state.bias is not None:
+        ids, values = state.bias
+        scores.index_add_(0, ids.to(scores.device), values.to(scores))
+    if state.seen is not None:
+        scores = penalise_repetition(scores, state.seen, state.request.repetition_penalty)
+    if state.counts:
+        ids = torch.tensor(list(state.counts), device=scores.device)
+        counts = torch.tensor(list(state.counts.values()), dtype=scores.dtype, device=scores.device)
+        request = state.request
+        scores.index_add_(0, ids, -(counts * request.frequency_penalty + request.presence_penalty))
+    return scores
 
 
 def penalise_repetition(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -81,7 +132,7 @@ def filter_top_p(probabilities: Tensor, p: Tensor) -> Tensor:
     """
     if bool((p >= 1).all()):
         return probabilities
-    needed = p * probabilities.sum(dim=1)
+    needed = p * row_sums(probabilities)
     size = probabilities.shape[1]
     width = min(size, 512)
     while True:
@@ -107,8 +158,7 @@ def filter_min_p(probabilities: Tensor, fraction: Tensor) -> Tensor:
 def distribution(scores: Tensor, requests: Sequence[Request]) -> Tensor:
     """What is sampled from: float64 [n, V], rows not normalised after filtering; every temperature must be positive.
 
-    The order is Hugging Face's: temperature, top-k, top-p (of what top-k left), min-p. The repetition penalty comes
-    before.
+    The order is Hugging Face's: temperature, top-k, top-p (of what top-k left), min-p.
     """
     device = scores.device
 
@@ -143,17 +193,20 @@ class Choice:
 
 
 def choose(logits: Tensor, states: Sequence[SamplingState]) -> Choice:
-    """The next token of each row, with its log-probability under the raw scores; logits [n, V] of any float dtype."""
+    """The next token of each row, with its log-probability under the raw scores; logits [n, V] of any float dtype.
+
+    A row's result is the same to the last bit whatever rows stand beside it.
+    """
     logits = logits.float()
     processed = logits
     for row, state in enumerate(states):
-        if state.seen is not None:
+        if state.processes:
             if processed is logits:
                 processed = logits.clone()
-            processed[row] = penalise_repetition(processed[row], state.seen, state.request.repetition_penalty)
+            processed[row] = process(processed[row], state)
     largest = logits.amax(dim=1, keepdim=True)
     weights = (logits - largest).exp_()
-    normaliser = weights.sum(dim=1).log_() + largest[:, 0]
+    normaliser = row_sums(weights).log_() + largest[:, 0]
     sampled = [row for row, state in enumerate(states) if state.request.temperature > 0]
     if len(sampled) < len(states):
         tokens = processed.argmax(dim=1)
@@ -177,19 +230,38 @@ def choose(logits: Tensor, states: Sequence[SamplingState]) -> Choice:
     for row, finite in enumerate(integers(normaliser.isfinite())):
         if not finite:
             chosen[row] = -1
+    for row, state in enumerate(states):
+        if state.request.processed_logprobs and chosen[row] >= 0:
+            state.processed_logprobs.append(_processed_logprob(processed[row], state.request, chosen[row]))
     top = _top_logprobs(logits, normaliser, states, chosen, chances_of_chosen)
     return Choice(chosen, chances_of_chosen, top)
+
+
+def row_sums(values: Tensor) -> Tensor:
+    """Sums of the rows of [n, V], each computed as if it stood alone.
+
+    PyTorch sums a single row with all threads together, in another order than when there are several.
+    """
+    return values.sum(dim=1) if values.shape[0] > 1 else values.expand(2, -1).sum(dim=1)[:1]
 
 
 def _is_plain(state: SamplingState) -> bool:
     request = state.request
     return (
-        state.seen is None
+        not state.processes
         and request.temperature == 1
         and request.top_k == 0
         and request.top_p >= 1
         and request.min_p <= 0
     )
+
+
+def _processed_logprob(scores: Tensor, request: Request, token: int) -> float:
+    """Log-probability of the token under what it was drawn from; scores [V] after bias and penalties."""
+    if request.temperature == 0:
+        return float(scores.double().log_softmax(0)[token])
+    chances = distribution(scores[None], [request])[0]
+    return float((chances[token] / chances.sum()).log())
 
 
 def _top_logprobs(

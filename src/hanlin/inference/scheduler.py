@@ -62,6 +62,7 @@ class Sequence:
             text="".join(self.pieces),
             logprobs=self.logprobs,
             finish_reason=self.finish_reason,
+            processed_logprobs=self.sampling.processed_logprobs if self.request.processed_logprobs else None,
             top_logprobs=self.top_logprobs,
             prompt_tokens=len(self.request.prompt_ids),
         )

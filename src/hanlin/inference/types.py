@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +13,10 @@ from hanlin.artifacts import UsageError
 FinishReason = Literal["stop", "length", "error"]
 """stop: an end token, a stop token or a stop string; length: `max_new_tokens` or the model's context is full; error:
 the model's scores were not numbers."""
+
+MOST_BIASES = 1024
+MOST_SAMPLES = 128
+"""Most answers to one prompt that are generated (`n`, `best_of`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,13 @@ class Request:
     repetition_penalty: float = 1.0
     """Scores of tokens seen in prompt or answer are divided (negative ones multiplied) by it (Keskar et al. 2019); 1:
     off."""
+    presence_penalty: float = 0.0
+    """Taken from the score of every token that the answer holds already (OpenAI's formula; the prompt does not
+    count); -2 to 2."""
+    frequency_penalty: float = 0.0
+    """Taken from a token's score once for each time that the answer holds it; -2 to 2."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict[int, float])
+    """Added to the scores of these tokens (at most 1,024 of them), -100 to 100 each."""
     stop: Sequence[str] = ()
     """Strings that end the answer; they are not part of its text."""
     stop_ids: Sequence[int] = ()
@@ -45,8 +56,15 @@ class Request:
     """Go on past the model's own end tokens (speed measurements)."""
     seed: int = 0
     """Of the sampling: the same request with the same seed has the same answer."""
+    n: int = 1
+    """Answers wanted, at most 128. The engine gives one a request: `samples.expand` makes the requests."""
+    best_of: int | None = None
+    """Answers generated, of which the `n` likeliest are wanted (`samples.likeliest` picks them); None: `n`."""
     logprobs: int = 0
     """How many of the likeliest tokens to report at each position, besides the chosen one."""
+    processed_logprobs: bool = False
+    """Report as well how likely each token was among those it was drawn from, after biases, penalties, temperature
+    and filters."""
     prompt_logprobs: bool = False
     """Report the log-probability of each prompt token as well."""
     beams: int = 1
@@ -71,6 +89,15 @@ class Request:
             raise UsageError(f"min_p is {self.min_p}: it must be between 0 (off) and 1")
         if not (self.repetition_penalty > 0 and math.isfinite(self.repetition_penalty)):
             raise UsageError(f"repetition_penalty is {self.repetition_penalty}: it must be a positive number (1: off)")
+        for name, value in (("presence", self.presence_penalty), ("frequency", self.frequency_penalty)):
+            if not -2 <= value <= 2:
+                raise UsageError(f"{name}_penalty is {value}: it must be between -2 and 2 (0: off)")
+        if len(self.logit_bias) > MOST_BIASES:
+            raise UsageError(f"logit_bias has {len(self.logit_bias)} tokens: at most {MOST_BIASES} are allowed")
+        for token, bias in self.logit_bias.items():
+            if not -100 <= bias <= 100:
+                raise UsageError(f"logit_bias of token {token} is {bias}: it must be between -100 and 100")
+        self._check_samples()
         if isinstance(self.stop, str):
             raise UsageError(f"stop is the string {self.stop!r}: give a list of strings")
         if any(not text for text in self.stop):
@@ -86,6 +113,16 @@ class Request:
             )
         if not math.isfinite(self.length_penalty):
             raise UsageError(f"length_penalty is {self.length_penalty}: it must be a number")
+
+    def _check_samples(self) -> None:
+        if not 1 <= self.n <= MOST_SAMPLES:
+            raise UsageError(f"n is {self.n}: it must be between 1 and {MOST_SAMPLES}")
+        if self.best_of is not None and not self.n <= self.best_of <= MOST_SAMPLES:
+            raise UsageError(
+                f"best_of is {self.best_of} and n {self.n}: best_of must be at least n and at most {MOST_SAMPLES}"
+            )
+        if self.beams > 1 and (self.n > 1 or (self.best_of or 1) > 1):
+            raise UsageError(f"beams is {self.beams} and n {self.n}: a beam search has one answer; give one of them")
 
     def sampling_key(self) -> int:
         """64 bits from the seed and the prompt, from which every uniform number of this request is made.
@@ -109,12 +146,17 @@ class Completion:
     """Natural log-probability of each token of `ids` under the model itself (softmax of its raw scores, before
     temperature, penalties and filters)."""
     finish_reason: FinishReason
+    processed_logprobs: list[float] | None = None
+    """With `processed_logprobs`: of each token of `ids` under what it was drawn from (softmax of the scores after
+    biases, penalties, temperature and filters; greedy answers have no temperature and no filters)."""
     top_logprobs: list[dict[int, float]] = field(default_factory=lambda: list[dict[int, float]]())
     """With `logprobs=n`: for each position the n likeliest tokens and the chosen one, with their log-probabilities."""
     prompt_logprobs: list[float | None] | None = None
     """With `prompt_logprobs`: one number a prompt token; None for the first, which nothing predicts."""
     prompt_tokens: int = 0
     """Length of the prompt, in tokens."""
+    weights_version: str = ""
+    """Which weights answered, as whoever serves several versions names them."""
 
 
 @dataclass(kw_only=True)
