@@ -9,7 +9,7 @@ import typer
 
 from hanlin import __version__
 from hanlin.artifacts.errors import HanlinError, UsageError
-from hanlin.cli import chat, compare, data, evaluate, generate, lineage, prove, recipe, results, run, trace
+from hanlin.cli import chat, compare, data, evaluate, generate, keys, lineage, prove, recipe, results, run, trace
 
 INTERRUPTED = 130
 """Status after Ctrl-C, which typer turns into an exit."""
@@ -36,6 +36,7 @@ app.command("trace")(trace.trace)
 app.command("lineage")(lineage.lineage)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
+app.add_typer(keys.app, name="keys")
 
 
 def _version(value: bool) -> None:

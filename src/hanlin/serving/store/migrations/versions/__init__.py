@@ -1,0 +1,1 @@
+"""One file a revision. They only add: nothing that a database holds is dropped or rewritten."""
