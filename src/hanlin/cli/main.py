@@ -9,7 +9,7 @@ import typer
 
 from hanlin import __version__
 from hanlin.artifacts.errors import HanlinError, UsageError
-from hanlin.cli import chat, compare, data, evaluate, generate, keys, lineage, prove, recipe, results, run, trace
+from hanlin.cli import chat, compare, data, evaluate, generate, keys, lineage, prove, recipe, results, run, serve, trace
 
 INTERRUPTED = 130
 """Status after Ctrl-C, which typer turns into an exit."""
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("chat")(chat.chat)
+app.command("serve")(serve.serve)
 app.command("generate")(generate.generate)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -80,7 +80,8 @@ class Models:
     """What is served under which name."""
 
     def __init__(self, load: Load, dtype: Dtype = "float32") -> None:
-        self._load, self._dtype = load, dtype
+        self._load = load
+        self._dtype: Dtype = dtype
         self._names: dict[str, _Name] = {}
         self._changing = asyncio.Lock()
         """One load at a time: two would need the memory of both at once."""
@@ -108,7 +109,7 @@ class Models:
         return version
 
     @contextlib.contextmanager
-    def held(self, version: Version) -> Iterator[LanguageModel]:
+    def held(self, version: Version) -> Generator[LanguageModel]:
         """Keeps a version in memory while a request uses it."""
         assert version.model is not None
         version.holders += 1
@@ -129,8 +130,11 @@ class Models:
     def in_memory(self) -> list[Version]:
         return [one for entry in self._names.values() for one in entry.versions.values() if one.model is not None]
 
-    def current(self, name: str) -> Version:
-        return self._names[name].versions[self._names[name].current]
+    def exactly(self, name: str) -> Version:
+        """What one of `ids` means, canaries aside."""
+        plain, _, version = name.partition("@")
+        entry = self._names[plain]
+        return entry.versions[version or entry.current]
 
     @property
     def names(self) -> list[str]:

@@ -46,6 +46,9 @@ class ServeSettings(Settings):
     """0 takes a free one."""
     dtype: Dtype = "float32"
     """Precision of models that name none of their own."""
+    database: str | None = None
+    """Where keys, feedback and the request log are kept: a path, or a PostgreSQL URL; null: $HANLIN_DB, or a file of
+    the user's own."""
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 64
     """Answers that one model generates at once."""
     queue: Annotated[int, Field(ge=0, le=100_000)] = 256
@@ -139,3 +142,12 @@ def _origin(key: str, origins: Mapping[str, str], file: Path | None) -> str:
     while key and key not in origins:
         key = key.rpartition(".")[0]
     return f"{origins[key]}: " if key else (f"{file}: " if file else "")
+
+
+def parse_model(text: str) -> dict[str, str]:
+    """A model as the command line has it: `PATH`, `NAME=PATH` or `NAME@VERSION=PATH`."""
+    name, separator, path = text.partition("=")
+    if not separator or "/" in name or not path:
+        return {"path": text}
+    name, _, version = name.partition("@")
+    return {"path": path, "name": name, **({"version": version} if version else {})}

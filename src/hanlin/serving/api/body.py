@@ -11,6 +11,7 @@ import pydantic_core
 from fastapi import Request
 from fastapi.routing import APIRoute
 
+from hanlin.serving.api.auth import authenticate
 from hanlin.serving.api.errors import ApiError
 
 THREAD_BYTES = 1 << 16
@@ -61,6 +62,7 @@ class JsonRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def strict(request: Request) -> Any:
+            await authenticate(request)
             return await handler(_JsonRequest(request.scope, request.receive))
 
         return strict

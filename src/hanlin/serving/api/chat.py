@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from hanlin.inference import Completion, Delta
+from hanlin.inference import Delta
 from hanlin.inference import Request as EngineRequest
+from hanlin.inference.samples import expand
 from hanlin.serving.api import envelope, replies
 from hanlin.serving.api.body import JsonRoute
 from hanlin.serving.api.errors import unsupported
 from hanlin.serving.api.generation import ClientGone, unless_gone
 from hanlin.serving.api.protocol import ChatRequest
-from hanlin.serving.api.sampling import bounded, check_sequences, seeded, settings_of
-from hanlin.serving.api.service import Ticket, or_close, prepared, service_of, sticky_of
+from hanlin.serving.api.sampling import bounded, check_sequences, settings_of
+from hanlin.serving.api.service import Ticket, or_close, prepared, salt_of, service_of, sticky_of
 from hanlin.serving.api.sse import EventStream
 from hanlin.serving.api.vocabulary import Vocabulary
 
@@ -34,7 +36,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     check_sequences(count, service.settings)
     version = service.version(body.model, sticky_of(request, body.user, body))
     ticket = service.admit(version, count)
-    answer = await or_close(ticket, _prepare(body, ticket, salt=getattr(request.state, "salt", "")))
+    answer = await or_close(ticket, _prepare(body, ticket, salt_of(request)))
     if body.stream:
         return EventStream(answer.chunks(), ticket.close, request.state.request_id)
     try:
@@ -50,6 +52,8 @@ async def _prepare(body: ChatRequest, ticket: Ticket, salt: str) -> ChatAnswer:
     settings = settings_of(body, model.config.vocabulary_size, salt)
     if body.logprobs:
         settings["logprobs"] = body.top_logprobs or 0
+    if (body.tools and body.tool_choice != "none") or body.structured_outputs:
+        raise unsupported("tools" if body.tools else "structured_outputs")
     messages = [message.as_dict() for message in body.messages]
     tools = None
     if body.tools and body.tool_choice != "none":
@@ -60,7 +64,7 @@ async def _prepare(body: ChatRequest, ticket: Ticket, salt: str) -> ChatAnswer:
 
     rendered = await prepared(ticket, render)
     first = bounded(rendered, model, body.most_tokens, None, ticket.service.settings, "messages")
-    return ChatAnswer(body, ticket, list(seeded(first, body.n or 1)))
+    return ChatAnswer(body, ticket, expand(replace(first, n=body.n or 1)))
 
 
 class _Choice:
@@ -71,7 +75,6 @@ class _Choice:
         self.logprobs: list[dict[str, Any]] = []
         self.ids: list[int] = []
         self.finish_reason: str | None = None
-        self.completion: Completion | None = None
 
 
 class ChatAnswer:
@@ -139,14 +142,13 @@ class ChatAnswer:
             choice.content.append(delta.text)
             choice.ids += delta.ids
             choice.logprobs += (self._logprobs(delta) or {"content": []})["content"]
-            choice.finish_reason, choice.completion = delta.finish_reason, delta.completion
+            choice.finish_reason = delta.finish_reason
         rest: dict[str, Any] = {}
         if self._body.return_token_ids:
             rest["prompt_token_ids"] = list(self._requests[0].prompt_ids)
         if self._body.prompt_logprobs is not None:
-            completion = choices[0].completion
-            assert completion is not None
-            rest["prompt_logprobs"] = envelope.prompt_logprobs(completion, self._requests[0], self._vocabulary)
+            scores = await self._ticket.prompt_scores(self._requests[0].prompt_ids, self._body.prompt_logprobs)
+            rest["prompt_logprobs"] = scores.entries(self._vocabulary, self._body.prompt_logprobs)
         return self._envelope.wrap(
             "chat.completion",
             choices=[self._choice(index, choice) for index, choice in enumerate(choices)],

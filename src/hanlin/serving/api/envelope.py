@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
 from typing import Any
 
-from hanlin.inference import Completion, Delta, Request
-from hanlin.serving.api.vocabulary import Vocabulary
 from hanlin.serving.models import Version
 
 
@@ -37,19 +34,3 @@ class Envelope:
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
         }
-
-
-def finish_reason(delta: Delta) -> str | None:
-    """OpenAI's word for how an answer ended. An engine's `error` or `cancelled` is raised before it comes here."""
-    return delta.finish_reason
-
-
-def prompt_logprobs(
-    completion: Completion, request: Request, vocabulary: Vocabulary
-) -> Sequence[dict[str, Any] | None]:
-    """vLLM's `prompt_logprobs`: null for the first token, then by token id the chosen one and the likeliest."""
-    assert completion.prompt_logprobs is not None
-    found: list[dict[str, Any] | None] = []
-    for token, logprob in zip(request.prompt_ids, completion.prompt_logprobs, strict=True):
-        found.append(None if logprob is None else vocabulary.prompt_entry({token: logprob}))
-    return found

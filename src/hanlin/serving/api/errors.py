@@ -7,7 +7,7 @@ import logging
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, HTTPException
 from fastapi.exceptions import RequestValidationError
@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hanlin.artifacts.written import nearest
+from hanlin.serving.api.protocol import KNOWN, NEUTRAL
 
 log = logging.getLogger("hanlin.serving")
 
@@ -43,10 +44,13 @@ class ApiError(HTTPException):
         param: str | None = None,
         code: str | None = None,
         retry_after: float | None = None,
+        close: bool = False,
     ) -> None:
         headers: dict[str, str] = {}
         if retry_after is not None:
             headers["Retry-After"] = str(max(1, round(retry_after)))
+        if close:
+            headers["Connection"] = "close"
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         super().__init__(status, message, headers or None)
@@ -94,37 +98,49 @@ def handle(app: FastAPI) -> None:
 
     async def wrong(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        found = from_validation(error.errors())
+        found = from_validation(error.errors(), error.body)
         return JSONResponse(found.body(), found.status_code)
 
     app.add_exception_handler(StarletteHTTPException, refused)
     app.add_exception_handler(RequestValidationError, wrong)
 
 
-def from_validation(findings: Sequence[Mapping[str, Any]], known: Sequence[str] = ()) -> ApiError:
+def from_validation(findings: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
     """What pydantic found wrong, as one error that names the first field; values are not repeated."""
-    # Of a value that may be one of several types each says what it has against it: the deepest is the one meant.
-    extra = [finding for finding in findings if finding["type"] == "extra_forbidden"]
-    finding = extra[0] if extra else max(findings, key=lambda one: len(one["loc"]))
-    path = [str(part) for part in finding["loc"] if not _names_a_type(part)]
-    if path and path[0] in ("body", "query", "path", "header"):
-        path = path[1:]
+    # Of a value that may be one of several types each says what it has against it: the one whose form it has is meant,
+    # and of such the deepest.
+    finding = min(findings, key=lambda one: (_weight(one["type"]), -len(one["loc"])))
+    path = _path(finding["loc"][1:], body, finding["type"] == "missing")
+    said = str(finding["msg"]).removeprefix("Value error, ")
+    if finding["type"] == "request":
+        path += filter(None, [finding["ctx"]["param"]])
     param = ".".join(path) or None
+    if path and path[-1] in NEUTRAL:
+        return unsupported(".".join(path))
     if finding["type"] == "extra_forbidden":
-        return ApiError(
-            400, f"{param} is no field of this request{nearest(path[-1], known)}.", param=param, code="unknown_field"
-        )
+        near = nearest(path[-1], KNOWN) if len(path) == 1 else ""
+        return ApiError(400, f"{param} is no field of this request{near}.", param=param, code="unknown_field")
     if finding["type"] == "missing":
         return ApiError(400, f"{param or 'The body'} is missing.", param=param, code="missing")
     if param is None and finding["type"] in ("model_attributes_type", "model_type", "dict_type"):
         return ApiError(400, "The body is not a JSON object with content-type application/json.", code="invalid_json")
-    said = str(finding["msg"]).removeprefix("Value error, ")
     return ApiError(400, f"{param}: {said}." if param else f"{said}.", param=param, code="invalid_value")
 
 
-def _names_a_type(part: Any) -> bool:
-    """Whether pydantic put this into a location for a member of a union (`list[str]`, `function-after[…]`)."""
-    return isinstance(part, str) and (part in _TYPE_NAMES or "[" in part or part[:1].isupper())
+def _weight(kind: str) -> int:
+    return 0 if kind in ("request", "extra_forbidden") else 2 if kind.endswith("_type") else 1
 
 
-_TYPE_NAMES = frozenset({"str", "int", "float", "bool", "constrained-str", "constrained-int", "text", "function"})
+def _path(location: Sequence[Any], body: Any, missing: bool) -> list[str]:
+    """A location as the client's path: without the names of types that pydantic puts in where there are several."""
+    path: list[str] = []
+    place = body
+    for number, part in enumerate(location):
+        if isinstance(place, dict) and part in cast(dict[Any, Any], place):
+            place = cast(dict[Any, Any], place)[part]
+        elif isinstance(place, list) and isinstance(part, int) and part < len(cast(list[Any], place)):
+            place = cast(list[Any], place)[part]
+        elif not (missing and number == len(location) - 1):
+            continue
+        path.append(str(part))
+    return path

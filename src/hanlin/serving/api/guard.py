@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hanlin.serving.api.errors import error_body, log_failure
+from hanlin.serving.api.errors import ApiError, error_body, log_failure
 from hanlin.serving.settings import ServeSettings, is_loopback
 
 SINGLE = (b"authorization", b"content-type", b"content-length", b"host")
@@ -54,10 +54,8 @@ class Guard:
             return
         self.drain.running += 1
         try:
-            await self.app(scope, _Incoming(receive, outgoing, self.settings), outgoing)
-        except _Refused as refused:
-            if not outgoing.started:
-                await outgoing.refuse(refused.status, refused.message, refused.code)
+            outgoing.incoming = incoming = _Incoming(receive, scope["headers"], self.settings)
+            await self.app(scope, incoming, outgoing)
         except Exception as error:
             log_failure(error, request_id)
             if not outgoing.started:
@@ -91,34 +89,31 @@ class Guard:
         return is_loopback(name) or name == self.settings.host
 
 
-class _Refused(Exception):
-    def __init__(self, status: int, message: str, code: str) -> None:
-        super().__init__(message)
-        self.status, self.message, self.code = status, message, code
-
-
 class _Incoming:
     """The body's pieces, counted and timed; after the body, the news that the client is gone."""
 
-    def __init__(self, receive: Receive, outgoing: _Outgoing, settings: ServeSettings) -> None:
-        self._receive, self._outgoing, self._settings = receive, outgoing, settings
-        self._bytes, self._whole = 0, False
+    def __init__(self, receive: Receive, headers: Sequence[tuple[bytes, bytes]], settings: ServeSettings) -> None:
+        self._receive, self._settings = receive, settings
+        self._bytes = 0
+        names = {name for name, value in headers if value != b"0"}
+        self.whole = b"content-length" not in names and b"transfer-encoding" not in names
         self._until = asyncio.get_running_loop().time() + settings.body_seconds
 
     async def __call__(self) -> Message:
-        if self._whole:
+        if self.whole:
             return await self._receive()
         try:
             async with asyncio.timeout_at(self._until):
                 message = await self._receive()
         except TimeoutError:
-            raise _Refused(408, f"The body took over {self._settings.body_seconds:g} s.", "body_timeout") from None
+            text = f"The body took over {self._settings.body_seconds:g} s."
+            raise ApiError(408, text, code="body_timeout", close=True) from None
         if message["type"] == "http.request":
             self._bytes += len(message.get("body", b""))
-            self._whole = not message.get("more_body", False)
+            self.whole = not message.get("more_body", False)
             if self._bytes > self._settings.body_bytes:
                 text = f"The body has more than {self._settings.body_bytes} bytes."
-                raise _Refused(413, text, "body_too_large")
+                raise ApiError(413, text, code="body_too_large", close=True)
         return message
 
 
@@ -128,6 +123,7 @@ class _Outgoing:
     def __init__(self, send: Send, request_id: str) -> None:
         self._send, self._request_id = send, request_id
         self.started = False
+        self.incoming: _Incoming | None = None
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -135,15 +131,15 @@ class _Outgoing:
             given: list[tuple[bytes, bytes]] = list(message.get("headers", []))
             names = {name.lower() for name, _ in given}
             added = [(b"x-request-id", self._request_id.encode()), *HEADERS]
+            if (self.incoming is None or not self.incoming.whole) and b"connection" not in names:
+                # The rest of the body will not be read, so nothing can follow it.
+                added.append((b"connection", b"close"))
             message["headers"] = [*given, *(one for one in added if one[0] not in names)]
         await self._send(message)
 
     async def refuse(self, status: int, message: str, code: str | None) -> None:
         body = json.dumps(error_body(status, message, None, code)).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        if status in (400, 408, 413):
-            # What is left of the body is not read.
-            headers.append((b"connection", b"close"))
         if status == 503:
             headers.append((b"retry-after", str(DRAIN_RETRY).encode()))
         start: dict[str, Any] = {"type": "http.response.start", "status": status, "headers": headers}

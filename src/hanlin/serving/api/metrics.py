@@ -52,9 +52,7 @@ class Metrics:
             "hanlin:requests_refused_total", "Requests told to come back later.", ["reason"], registry=registry
         )
 
-    async def watched(
-        self, answer: AsyncIterator[Delta], model: str, started: float
-    ) -> AsyncGenerator[Delta]:
+    async def watched(self, answer: AsyncIterator[Delta], model: str, started: float) -> AsyncGenerator[Delta]:
         """The pieces of an answer, timed."""
         first, latest, tokens, reason = 0.0, started, 0, "abort"
         between = self.between.labels(model)

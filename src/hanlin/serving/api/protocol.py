@@ -7,7 +7,7 @@ own description tells them.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
@@ -44,6 +44,14 @@ class TextPart(Strict):
 
     type: Literal["text"]
     text: Text
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        kind: Any = cast(dict[str, Any], value).get("type") if isinstance(value, dict) else None
+        if isinstance(kind, str) and kind != "text":
+            raise wrong("type", f"{kind[:32]!r} is not supported: only text is, and nothing is ever fetched")
+        return value
 
 
 class CalledFunction(Strict):
@@ -177,7 +185,12 @@ class StructuredOutputs(Strict):
     json_: Annotated[dict[str, Any] | None, Field(alias="json")] = None
     """A JSON schema."""
     regex: Annotated[str, StringConstraints(min_length=1, max_length=16384)] | None = None
-    choice: Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=4096)]], Field(min_length=1, max_length=256)] | None = None
+    choice: (
+        Annotated[
+            list[Annotated[str, StringConstraints(min_length=1, max_length=4096)]], Field(min_length=1, max_length=256)
+        ]
+        | None
+    ) = None
     grammar: Annotated[str, StringConstraints(min_length=1, max_length=65536)] | None = None
     """In llguidance's dialect of Lark."""
 
@@ -269,15 +282,6 @@ class ChatRequest(Sampling):
     verbosity: Literal["medium"] | None = None
     web_search_options: None = None
 
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset(
-        {
-            *("audio", "function_call", "functions", "metadata", "modalities", "moderation", "prediction"),
-            *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "reasoning_effort"),
-            *("safety_identifier", "service_tier", "store", "verbosity", "web_search_options"),
-        }
-    )
-    """Fields that are there with their neutral values only."""
-
     @model_validator(mode="after")
     def _fields_agree(self) -> ChatRequest:
         check_calls(self.messages)
@@ -318,8 +322,6 @@ class CompletionRequest(Sampling):
     """Draw so many answers and return the `n` with the highest log-probability a token."""
     suffix: Literal[""] | None = None
 
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"suffix"})
-
     @model_validator(mode="after")
     def _fields_agree(self) -> CompletionRequest:
         if self.best_of is not None and self.best_of < (self.n or 1):
@@ -337,7 +339,10 @@ class EmbeddingRequest(Strict):
     model: ModelName
     input: (
         Annotated[str, StringConstraints(min_length=1, max_length=1 << 24)]
-        | Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=1 << 24)]], Field(min_length=1, max_length=2048)]
+        | Annotated[
+            list[Annotated[str, StringConstraints(min_length=1, max_length=1 << 24)]],
+            Field(min_length=1, max_length=2048),
+        ]
         | TokenIds
         | Annotated[list[TokenIds], Field(min_length=1, max_length=2048)]
     )
@@ -377,3 +382,17 @@ class DetokenizeRequest(Strict):
 
     model: ModelName
     tokens: Annotated[list[TokenId], Field(max_length=1 << 20)]
+
+
+NEUTRAL = frozenset(
+    {
+        *("annotations", "audio", "function_call", "functions", "metadata", "modalities", "moderation", "prediction"),
+        *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "reasoning_effort", "refusal"),
+        *("safety_identifier", "service_tier", "store", "suffix", "verbosity", "web_search_options"),
+    }
+)
+"""Fields of OpenAI's that are there with their neutral values only."""
+KNOWN = frozenset().union(
+    *(one.model_fields for one in (ChatRequest, CompletionRequest, EmbeddingRequest, TokenizeRequest))
+)
+"""All that a request may hold, for whoever mistyped."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hanlin.inference import LanguageModel, Request
 from hanlin.serving.api.errors import ApiError, invalid
 from hanlin.serving.api.protocol import Sampling
+from hanlin.serving.api.vocabulary import Vocabulary
 from hanlin.serving.settings import ServeSettings
 
 
@@ -24,7 +25,6 @@ def settings_of(body: Sampling, vocabulary_size: int, salt: str) -> dict[str, An
         "seed": secrets.randbits(62) if body.seed is None else body.seed,
         "stop": tuple(body.stops),
         "ignore_eos": body.ignore_eos,
-        "prompt_logprobs": body.prompt_logprobs is not None,
         "cache_salt": salt,
     }
     for name in ("top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
@@ -71,10 +71,25 @@ def check_sequences(count: int, settings: ServeSettings) -> None:
         raise invalid(f"This asks for {count} answers at once; the service takes at most {most}.", "n")
 
 
-def seeded(request: Request, count: int) -> Sequence[Request]:
-    """`count` requests that differ in their seeds alone; the first is the request itself."""
-    return [request if number == 0 else replace(request, seed=_seed(request.seed, number)) for number in range(count)]
+@dataclass(frozen=True)
+class PromptScores:
+    """How likely a prompt's tokens are (`inference.embeddings.prompt_logprobs`)."""
 
+    ids: Sequence[int]
+    values: list[float | None]
+    tops: list[Mapping[int, float] | None]
 
-def _seed(seed: int, number: int) -> int:
-    return seed + number * 0x9E3779B97F4A7C15
+    def likeliest(self, count: int) -> list[Mapping[int, float] | None]:
+        """`tops` with the `count` likeliest tokens, and the prompt's own, only."""
+        found: list[Mapping[int, float] | None] = []
+        for token, likely in zip(self.ids, self.tops, strict=True):
+            if likely is None:
+                found.append(None)
+                continue
+            best = sorted(likely.items(), key=lambda pair: -pair[1])[:count]
+            found.append({**dict(best), token: likely[token]})
+        return found
+
+    def entries(self, vocabulary: Vocabulary, count: int) -> list[dict[str, Any] | None]:
+        """vLLM's `prompt_logprobs`: null for the first token, then by token id the likeliest and the token's own."""
+        return [None if likely is None else vocabulary.prompt_entry(likely) for likely in self.likeliest(count)]

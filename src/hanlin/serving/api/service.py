@@ -13,11 +13,14 @@ from fastapi import Request as HttpRequest
 
 from hanlin.artifacts import HanlinError
 from hanlin.inference import Delta, LanguageModel, Request
+from hanlin.inference.embeddings import prompt_logprobs
 from hanlin.serving.api.errors import ApiError
 from hanlin.serving.api.generation import Preparation, deltas
 from hanlin.serving.api.guard import Drain
 from hanlin.serving.api.health import Pulse
 from hanlin.serving.api.metrics import Metrics
+from hanlin.serving.api.sampling import PromptScores
+from hanlin.serving.keys import ApiKey, Keys
 from hanlin.serving.models import Models, NoSuchModel, Version
 from hanlin.serving.settings import ServeSettings
 
@@ -30,11 +33,15 @@ class Service:
 
     settings: ServeSettings
     models: Models
+    keys: Keys | None = None
+    """None: whoever reaches the service may use it."""
     drain: Drain = field(default_factory=Drain)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.models)
         self.preparation = Preparation(self.settings.prepare_seconds)
+        self.reading = asyncio.Lock()
+        """One pass over texts outside the engine at a time"""
         self.pulse = Pulse(self.models, self.preparation, self.settings.stall_seconds)
 
     def version(self, model: str, sticky: str) -> Version:
@@ -80,6 +87,12 @@ class Ticket:
             self.version.waiting -= self.answers
             self._stack.close()
 
+    async def prompt_scores(self, ids: Sequence[int], top: int) -> PromptScores:
+        """Of one prompt at a time, in a thread: many long ones at once would need the memory of all."""
+        async with self.service.reading:
+            values, tops = await asyncio.to_thread(prompt_logprobs, self.model.engine.model, ids, top)
+        return PromptScores(ids, values, tops)
+
     async def deltas(self, requests: Sequence[Request]) -> AsyncGenerator[tuple[int, Delta]]:
         """The pieces of the answers. Raises ApiError when time runs out or the model's scores are no numbers."""
         seconds = self.service.settings.request_seconds
@@ -105,9 +118,15 @@ def service_of(request: HttpRequest) -> Service:
     return cast(Service, request.app.state.service)
 
 
+def salt_of(request: HttpRequest) -> str:
+    """What keeps a caller's cached prompts apart from everybody else's: the beginning of its key."""
+    key: ApiKey | None = getattr(request.state, "key", None)
+    return "" if key is None else key.prefix
+
+
 def sticky_of(request: HttpRequest, user: str | None, body: Any) -> str:
     """Who asks, for a canary: the key and the user, else what is asked."""
-    key: str = getattr(request.state, "key_prefix", "")
+    key = salt_of(request)
     if key or user:
         return f"{key}\0{user or ''}"
     return hashlib.blake2b(repr(body).encode(errors="replace"), digest_size=16).hexdigest()

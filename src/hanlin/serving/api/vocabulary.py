@@ -75,6 +75,10 @@ class Offsets:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._length = 0
 
+    def start(self, length: int) -> None:
+        """Begin behind so many characters (an echoed prompt)."""
+        self._length = length
+
     def of(self, tokens: Sequence[int]) -> list[int]:
         """The offset of each: inside a character of several tokens, that of the character."""
         found: list[int] = []

@@ -1,0 +1,224 @@
+"""POST /v1/completions: the plain continuation of texts or of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from starlette.responses import Response
+
+from hanlin.inference import Completion, Delta
+from hanlin.inference import Request as EngineRequest
+from hanlin.inference.samples import expand, likeliest
+from hanlin.serving.api import envelope, replies
+from hanlin.serving.api.body import JsonRoute
+from hanlin.serving.api.errors import invalid, unsupported
+from hanlin.serving.api.generation import ClientGone, unless_gone
+from hanlin.serving.api.protocol import CompletionRequest
+from hanlin.serving.api.sampling import PromptScores, bounded, check_sequences, settings_of
+from hanlin.serving.api.service import Ticket, or_close, prepared, salt_of, service_of, sticky_of
+from hanlin.serving.api.sse import EventStream
+from hanlin.serving.api.vocabulary import Offsets, Vocabulary, finite
+
+router = APIRouter(route_class=JsonRoute)
+DEFAULT_TOKENS = 16
+"""New tokens where `max_tokens` is not given, as OpenAI has it."""
+
+
+@router.post("/v1/completions", tags=["completions"], responses=replies.of(replies.Completion, stream=True))
+async def completions(body: CompletionRequest, request: Request) -> Response:
+    """How each prompt goes on."""
+    service = service_of(request)
+    if body.stream and body.prompt_logprobs is not None:
+        raise unsupported("prompt_logprobs", "in a stream; ask for the whole answer")
+    if body.stream and body.echo and body.logprobs is not None:
+        raise unsupported("echo", "with logprobs in a stream; ask for the whole answer")
+    prompts = _prompts(body.prompt)
+    count = len(prompts) * (body.best_of or body.n or 1)
+    check_sequences(count, service.settings)
+    version = service.version(body.model, sticky_of(request, body.user, body))
+    ticket = service.admit(version, count)
+    answer = await or_close(ticket, _prepare(body, prompts, ticket, salt_of(request)))
+    if body.stream:
+        return EventStream(answer.chunks(), ticket.close, request.state.request_id)
+    try:
+        return JSONResponse(await unless_gone(request.receive, answer.whole()))
+    except ClientGone:
+        return Response(status_code=499)
+    finally:
+        ticket.close()
+
+
+def _prompts(given: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given[0], int):
+        return [cast("list[int]", given)]
+    return list(cast("list[str] | list[list[int]]", given))
+
+
+@dataclass
+class _Prompt:
+    """One prompt with its answers' places."""
+
+    text: str
+    """For `echo`."""
+    requests: list[EngineRequest]
+    first: int
+    """Number of its first request among all."""
+    scores: PromptScores | None = None
+
+
+async def _prepare(
+    body: CompletionRequest, prompts: Sequence[str | list[int]], ticket: Ticket, salt: str
+) -> TextAnswer:
+    model = ticket.model
+    settings = settings_of(body, model.config.vocabulary_size, salt)
+    settings["logprobs"] = body.logprobs or 0
+
+    def tokenise() -> list[tuple[str, EngineRequest]]:
+        found: list[tuple[str, EngineRequest]] = []
+        for prompt in prompts:
+            if isinstance(prompt, str):
+                found.append((prompt, model.request(prompt, raw=True, **settings)))
+                continue
+            wrong = next((token for token in prompt if token >= model.config.vocabulary_size), None)
+            if wrong is not None:
+                raise invalid(f"{wrong} is no token of this model, which has {model.config.vocabulary_size}.", "prompt")
+            text = model.tokenizer.decode([token for token in prompt if token < model.tokenizer.vocabulary_size])
+            found.append((text, EngineRequest(prompt_ids=prompt, **settings)))
+        return found
+
+    made: list[_Prompt] = []
+    count = 0
+    for text, request in await prepared(ticket, tokenise):
+        first = bounded(request, model, body.max_tokens, DEFAULT_TOKENS, ticket.service.settings, "prompt")
+        requests = expand(replace(first, n=body.n or 1, best_of=body.best_of))
+        made.append(_Prompt(text, requests, count))
+        count += len(requests)
+    if body.prompt_logprobs is not None or (body.echo and body.logprobs is not None):
+        top = max(body.prompt_logprobs or 0, body.logprobs or 0)
+        for prompt in made:
+            prompt.scores = await ticket.prompt_scores(prompt.requests[0].prompt_ids, top)
+    return TextAnswer(body, ticket, made)
+
+
+class TextAnswer:
+    """The answers to one request, `n` for each prompt, those of the first prompt first."""
+
+    def __init__(self, body: CompletionRequest, ticket: Ticket, prompts: list[_Prompt]) -> None:
+        self._body, self._ticket, self._prompts = body, ticket, prompts
+        self._requests = [request for prompt in prompts for request in prompt.requests]
+        self._vocabulary = Vocabulary(ticket.model.tokenizer)
+        self._envelope = envelope.Envelope("cmpl", ticket.version)
+        self._envelope.prompt_tokens = sum(len(prompt.requests[0].prompt_ids) for prompt in prompts)
+
+    async def chunks(self) -> AsyncGenerator[dict[str, Any]]:
+        options = self._body.stream_options
+        usage: dict[str, Any] = {"usage": None} if options and options.include_usage else {}
+        offsets = [Offsets(self._vocabulary) for _ in self._requests]
+        told = [False] * len(self._requests)
+        for prompt in self._prompts if self._body.echo else ():
+            for index in range(prompt.first, prompt.first + len(prompt.requests)):
+                offsets[index].start(len(prompt.text))
+                yield self._chunk(index, prompt.text, None, None, **usage)
+        async for index, delta in self._ticket.deltas(self._requests):
+            if self._body.max_tokens == 0:
+                delta = Delta(text="", ids=[], logprobs=[], finish_reason=delta.finish_reason and "length")
+            self._envelope.completion_tokens += len(delta.ids)
+            logprobs = None
+            if self._body.logprobs is not None:
+                logprobs = self._logprobs(delta.ids, delta.logprobs, delta.top_logprobs, offsets[index])
+            if not (delta.text or delta.finish_reason or logprobs or self._body.return_token_ids):
+                continue
+            extra: dict[str, Any] = {}
+            if self._body.return_token_ids:
+                extra["token_ids"] = delta.ids
+                if not told[index]:
+                    extra["prompt_token_ids"] = list(self._requests[index].prompt_ids)
+                    told[index] = True
+            yield self._chunk(index, delta.text, logprobs, delta.finish_reason, extra, **usage)
+        if usage:
+            yield self._envelope.wrap("text_completion", choices=[], usage=self._envelope.usage())
+
+    def _chunk(
+        self,
+        index: int,
+        text: str,
+        logprobs: dict[str, Any] | None,
+        finish_reason: str | None,
+        extra: Mapping[str, Any] = {},
+        **rest: Any,
+    ) -> dict[str, Any]:
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason, **extra}
+        return self._envelope.wrap("text_completion", choices=[choice], **rest)
+
+    def _logprobs(
+        self,
+        ids: Sequence[int],
+        logprobs: Sequence[float | None],
+        tops: Sequence[Mapping[int, float] | None],
+        offsets: Offsets,
+    ) -> dict[str, Any]:
+        """OpenAI's older form: parallel lists."""
+        key = self._vocabulary.key
+        top: list[dict[str, float] | None] | None = None
+        if self._body.logprobs:
+            top = [
+                None if likely is None else {key(token): finite(value) for token, value in likely.items()}
+                for likely in tops
+            ]
+        return {
+            "tokens": [key(token) for token in ids],
+            "token_logprobs": [None if value is None else finite(value) for value in logprobs],
+            "top_logprobs": top,
+            "text_offset": offsets.of(ids),
+        }
+
+    async def whole(self) -> dict[str, Any]:
+        done: list[Completion | None] = [None] * len(self._requests)
+        async for index, delta in self._ticket.deltas(self._requests):
+            done[index] = delta.completion or done[index]
+        choices: list[dict[str, Any]] = []
+        for prompt in self._prompts:
+            found = [one for one in done[prompt.first : prompt.first + len(prompt.requests)] if one is not None]
+            generated = 0 if self._body.max_tokens == 0 else sum(len(one.ids) for one in found)
+            self._envelope.completion_tokens += generated
+            if self._body.best_of is not None:
+                found = likeliest(found, self._body.n or 1)
+            for completion in found:
+                choices.append(self._choice(len(choices), prompt, completion))
+        return self._envelope.wrap("text_completion", choices=choices, usage=self._envelope.usage())
+
+    def _choice(self, index: int, prompt: _Prompt, completion: Completion) -> dict[str, Any]:
+        body, prompt_ids = self._body, list(prompt.requests[0].prompt_ids)
+        # With max_tokens 0 the engine's one token was drawn only because it must draw one.
+        nothing = body.max_tokens == 0
+        ids = [] if nothing else completion.ids
+        text = ("" if not body.echo else prompt.text) + ("" if nothing else completion.text)
+        logprobs = None
+        if body.logprobs is not None:
+            offsets = Offsets(self._vocabulary)
+            tops: list[Mapping[int, float] | None] = [] if nothing else list(completion.top_logprobs)
+            values: list[float | None] = [] if nothing else list(completion.logprobs)
+            all_ids = list(ids)
+            if body.echo:
+                assert prompt.scores is not None
+                all_ids, values = prompt_ids + all_ids, prompt.scores.values + values
+                tops = prompt.scores.likeliest(body.logprobs) + (tops or [{}] * len(ids))
+            logprobs = self._logprobs(all_ids, values, tops, offsets)
+        choice: dict[str, Any] = {
+            "index": index,
+            "text": text,
+            "logprobs": logprobs,
+            "finish_reason": "length" if nothing else completion.finish_reason,
+        }
+        if body.return_token_ids:
+            choice |= {"token_ids": ids, "prompt_token_ids": prompt_ids}
+        if body.prompt_logprobs is not None:
+            assert prompt.scores is not None
+            choice["prompt_logprobs"] = prompt.scores.entries(self._vocabulary, body.prompt_logprobs)
+        return choice
