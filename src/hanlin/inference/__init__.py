@@ -8,6 +8,17 @@ row), cache.py, precision.py (bfloat16 without hardware)
 from hanlin.inference.engine import Engine
 from hanlin.inference.load import LanguageModel, load
 from hanlin.inference.samples import expand, likeliest
-from hanlin.inference.types import Completion, Delta, FinishReason, Request
+from hanlin.inference.types import Completion, Constraint, Delta, FinishReason, Request
 
-__all__ = ["Completion", "Delta", "Engine", "FinishReason", "LanguageModel", "Request", "expand", "likeliest", "load"]
+__all__ = [
+    "Completion",
+    "Constraint",
+    "Delta",
+    "Engine",
+    "FinishReason",
+    "LanguageModel",
+    "Request",
+    "expand",
+    "likeliest",
+    "load",
+]

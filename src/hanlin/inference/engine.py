@@ -9,6 +9,7 @@ import torch
 from hanlin.artifacts import HanlinError, UsageError
 from hanlin.inference import scoring
 from hanlin.inference.beam import beam_search
+from hanlin.inference.constraints import ConstraintCompiler
 from hanlin.inference.runner import Runner, compute_dtype
 from hanlin.inference.sampling import SamplingState, check_sampling
 from hanlin.inference.scheduler import Scheduler
@@ -56,6 +57,7 @@ class Engine:
             turn = tokenizer.end_of_turn_id
             eos_ids = [tokenizer.end_of_text_id, *([] if turn is None else [turn])]
         self.eos_ids = tuple(dict.fromkeys(eos_ids))
+        self.constraints = ConstraintCompiler(tokenizer, size)
         self._step = DecodeStep(model, compute_dtype(model))
 
     def generate(
@@ -154,11 +156,13 @@ class Engine:
         self._check_ids(request.prompt_ids)
         check_sampling(request, self.model.config.vocabulary_size)
         eos = () if request.ignore_eos else self.eos_ids
+        stop_ids = frozenset((*eos, *request.stop_ids))
+        constraint = None if request.constraint is None else self.constraints.compile(request.constraint, stop_ids)
         return Running(
             request=request,
-            stop_ids=frozenset((*eos, *request.stop_ids)),
+            stop_ids=stop_ids,
             limit=min(request.max_new_tokens, context - length),
-            sampling=SamplingState.start(request),
+            sampling=SamplingState.start(request, constraint),
             stream=TextStream(self._token_bytes, request.stop),
         )
 

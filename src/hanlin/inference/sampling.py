@@ -1,7 +1,8 @@
 """From the model's scores to the next token: biases, penalties, filters, and a draw that depends on the request alone.
 
-The order, where Hugging Face's and vLLM's agree: logit bias, repetition penalty, frequency and presence penalty;
-temperature; top-k, top-p, min-p; the draw. Greedy answers take the likeliest token after the penalties.
+The order, where Hugging Face's and vLLM's agree: logit bias, repetition penalty, frequency and presence penalty; what
+a constraint forbids; temperature; top-k, top-p, min-p; the draw. Greedy answers take the likeliest token after the
+constraint.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hanlin.artifacts import UsageError
+from hanlin.inference.constraints import Matcher
 from hanlin.inference.numbers import floats, integers
 from hanlin.inference.types import Request
 
@@ -42,13 +44,18 @@ class SamplingState:
     """How often the answer holds each of its tokens; kept only where a presence or frequency penalty needs it."""
     bias: tuple[Tensor, Tensor] | None = None
     """Token ids and what is added to their scores."""
+    constraint: Matcher | None = None
+    """What may come next, where the answer must have a form."""
+    error: str = ""
+    """Why there is no next token."""
     processed_logprobs: list[float] = field(default_factory=list[float])
     """Of the drawn tokens, where the request wants them."""
     _distinct: set[int] = field(default_factory=set[int])
 
     @classmethod
-    def start(cls, request: Request) -> SamplingState:
-        state = cls(request=request)
+    def start(cls, request: Request, constraint: Matcher | None = None) -> SamplingState:
+        """`constraint`: the compiled one, where the request has one."""
+        state = cls(request=request, constraint=constraint)
         if request.temperature > 0:
             state.key = request.sampling_key()
         if request.repetition_penalty != 1:
@@ -69,11 +76,18 @@ class SamplingState:
             self.seen = torch.cat((self.seen, torch.tensor([token])))
         if self.counts is not None:
             self.counts[token] = self.counts.get(token, 0) + 1
+        if self.constraint is not None:
+            self.constraint.advance(token)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing may follow under the constraint."""
+        return self.constraint is not None and self.constraint.stopped
 
     @property
     def processes(self) -> bool:
         """Whether the scores are changed before anything else."""
-        return self.seen is not None or bool(self.counts) or self.bias is not None
+        return self.seen is not None or bool(self.counts) or self.bias is not None or self.constraint is not None
 
 
 def check_sampling(request: Request, vocabulary_size: int) -> None:
@@ -89,7 +103,8 @@ def check_sampling(request: Request, vocabulary_size: int) -> None:
 
 
 def process(scores: Tensor, state: SamplingState) -> Tensor:
-    """Scores [V] of one row after its bias and penalties, as new numbers; those given are left as they are."""
+    """Scores [V] of one row after its bias, penalties and constraint, as new numbers; those given are left as they
+    are. `state.error` says where the constraint can't tell what may come."""
     scores = scores.clone()
     if state.bias is not None:
         ids, values = state.bias
@@ -101,6 +116,12 @@ def process(scores: Tensor, state: SamplingState) -> Tensor:
         counts = torch.tensor(list(state.counts.values()), dtype=scores.dtype, device=scores.device)
         request = state.request
         scores.index_add_(0, ids, -(counts * request.frequency_penalty + request.presence_penalty))
+    if state.constraint is not None:
+        mask = state.constraint.mask()
+        if mask is None:
+            state.error = state.constraint.error
+        else:
+            scores.masked_fill_(~mask.to(scores.device), float("-inf"))
     return scores
 
 
@@ -185,7 +206,7 @@ def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 
 @dataclass
 class Choice:
-    """The next token of every row. `token` is -1 where the scores were not numbers."""
+    """The next token of every row; -1 where there is none: the state's `error` says why."""
 
     tokens: list[int]
     logprobs: list[float]
@@ -229,8 +250,12 @@ def choose(logits: Tensor, states: Sequence[SamplingState]) -> Choice:
     # A NaN or +inf among the scores makes the normaliser so; the row has no distribution then.
     for row, finite in enumerate(integers(normaliser.isfinite())):
         if not finite:
-            chosen[row] = -1
+            states[row].error = "the model's scores were not numbers"
     for row, state in enumerate(states):
+        if state.constraint is not None and not state.error and not bool(processed[row, chosen[row]] > -torch.inf):
+            state.error = "the model can't give any token that the constraint allows"
+        if state.error:
+            chosen[row] = -1
         if state.request.processed_logprobs and chosen[row] >= 0:
             state.processed_logprobs.append(_processed_logprob(processed[row], state.request, chosen[row]))
     top = _top_logprobs(logits, normaliser, states, chosen, chances_of_chosen)

@@ -48,7 +48,7 @@ class Sequence:
                 self.finish_reason = "stop"
             else:
                 self.pieces.append(self.stream.push(token))
-                if self.stream.stopped:
+                if self.stream.stopped or self.sampling.complete:
                     self.finish_reason = "stop"
                 elif len(self.ids) >= self.limit:
                     self.finish_reason = "length"
@@ -62,6 +62,7 @@ class Sequence:
             text="".join(self.pieces),
             logprobs=self.logprobs,
             finish_reason=self.finish_reason,
+            error=self.sampling.error if self.finish_reason == "error" else "",
             processed_logprobs=self.sampling.processed_logprobs if self.request.processed_logprobs else None,
             top_logprobs=self.top_logprobs,
             prompt_tokens=len(self.request.prompt_ids),

@@ -6,17 +6,62 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from hanlin.artifacts import UsageError
 
 FinishReason = Literal["stop", "length", "error"]
-"""stop: an end token, a stop token or a stop string; length: `max_new_tokens` or the model's context is full; error:
-the model's scores were not numbers."""
+"""stop: an end token, a stop token, a stop string, or nothing may follow under the constraint; length:
+`max_new_tokens` or the model's context is full; error: `Completion.error` says why."""
 
+FORMS = ("json_schema", "json_object", "regex", "grammar", "choices", "tools")
+MOST_WHITESPACE = 64
 MOST_BIASES = 1024
 MOST_SAMPLES = 128
 """Most answers to one prompt that are generated (`n`, `best_of`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """The form that an answer must have: exactly one of the first six. Raises UsageError for anything else."""
+
+    json_schema: Mapping[str, Any] | str | None = None
+    """JSON that this schema (draft 2020-12, or its text) validates; keywords that can't be kept are refused."""
+    json_object: bool = False
+    """Any JSON object."""
+    regex: str | None = None
+    """A text that this expression (Rust's syntax, no look-around) matches from its beginning to its end."""
+    grammar: str | None = None
+    """A text of this context-free grammar, in llguidance's form of Lark's notation."""
+    choices: Sequence[str] | None = None
+    """One of these texts."""
+    tools: Sequence[Mapping[str, Any]] | None = None
+    """Calls of these tools (OpenAI's form), in the form of hanlin's chat template."""
+    tool_choice: Literal["auto", "required"] = "auto"
+    """auto: free text until the model opens a call, which must then be right; required: nothing but calls. For a
+    certain tool, give that one alone."""
+    parallel_tool_calls: bool = True
+    """Whether several calls may follow each other."""
+    trigger: str | None = None
+    """Text up to and with which the answer is free, such as "</think>"; None: the form begins at once."""
+    whitespace: int = 0
+    """Most white-space characters at each place where JSON may have them; 0: none (`{"a":1,"b":2}`)."""
+
+    def __post_init__(self) -> None:
+        given = [name for name in FORMS if getattr(self, name) not in (None, False)]
+        if len(given) != 1:
+            raise UsageError(
+                f"a constraint has {' and '.join(given) or 'no form'}: give exactly one of {', '.join(FORMS)}"
+            )
+        if not 0 <= self.whitespace <= MOST_WHITESPACE:
+            raise UsageError(f"whitespace is {self.whitespace}: it must be between 0 and {MOST_WHITESPACE}")
+        if isinstance(self.choices, str) or (self.choices is not None and not self.choices):
+            raise UsageError(f"choices is {self.choices!r}: give a list of at least one text")
+
+    @property
+    def kind(self) -> str:
+        """Which form is asked for: the name of the field."""
+        return next(name for name in FORMS if getattr(self, name) not in (None, False))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +112,8 @@ class Request:
     and filters."""
     prompt_logprobs: bool = False
     """Report the log-probability of each prompt token as well."""
+    constraint: Constraint | None = None
+    """The form that the answer must have. It has it unless it ends by its length or by a stop of the request's."""
     beams: int = 1
     """Width of a beam search; 1: none."""
     length_penalty: float = 1.0
@@ -106,6 +153,8 @@ class Request:
             raise UsageError(f"logprobs is {self.logprobs}: it must be 0 or positive")
         if self.beams < 1:
             raise UsageError(f"beams is {self.beams}: it must be at least 1")
+        if self.beams > 1 and self.constraint is not None:
+            raise UsageError(f"beams is {self.beams} and constraint given: a beam search can't be constrained")
         if self.beams > 1 and self.temperature > 0:
             raise UsageError(
                 f"beams is {self.beams} and temperature {self.temperature}: beam search does not sample; "
@@ -146,6 +195,8 @@ class Completion:
     """Natural log-probability of each token of `ids` under the model itself (softmax of its raw scores, before
     temperature, penalties and filters)."""
     finish_reason: FinishReason
+    error: str = ""
+    """With the finish reason "error": what went wrong."""
     processed_logprobs: list[float] | None = None
     """With `processed_logprobs`: of each token of `ids` under what it was drawn from (softmax of the scores after
     biases, penalties, temperature and filters; greedy answers have no temperature and no filters)."""
