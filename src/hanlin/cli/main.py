@@ -9,7 +9,22 @@ import typer
 
 from hanlin import __version__
 from hanlin.artifacts.errors import HanlinError, UsageError
-from hanlin.cli import chat, compare, data, evaluate, generate, keys, lineage, prove, recipe, results, run, serve, trace
+from hanlin.cli import (
+    chat,
+    compare,
+    data,
+    evaluate,
+    feedback,
+    generate,
+    keys,
+    lineage,
+    prove,
+    recipe,
+    results,
+    run,
+    serve,
+    trace,
+)
 
 INTERRUPTED = 130
 """Status after Ctrl-C, which typer turns into an exit."""
@@ -38,6 +53,7 @@ app.command("lineage")(lineage.lineage)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")
+app.add_typer(feedback.app, name="feedback")
 
 
 def _version(value: bool) -> None:

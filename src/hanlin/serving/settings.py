@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from hanlin.artifacts import HanlinError, Settings, UsageError
 from hanlin.artifacts.written import Written, findings, nearest, parse_value, read_mapping
+from hanlin.serving.limits import Limits
 
 PREFIX = "HANLIN_SERVE_"
 """Of the environment's variables: `HANLIN_SERVE_PORT=8080` is `port: 8080`."""
@@ -57,6 +58,8 @@ class ServeSettings(Settings):
     """Open connections; those beyond are told to come back later (503)."""
     body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 4 << 20
     """Largest body of a request."""
+    limits: Limits = Limits()
+    """What one key may use, where the key itself says nothing else."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Most tokens that an answer may ask for; null: what the model's context holds."""
     header_seconds: Seconds = 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
@@ -10,18 +11,19 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from hanlin.inference import Delta
+from hanlin.inference import Constraint, Delta, expand
 from hanlin.inference import Request as EngineRequest
-from hanlin.inference.samples import expand
+from hanlin.inference.tool_calls import ToolCall, ToolCallStream
 from hanlin.serving.api import envelope, replies
 from hanlin.serving.api.body import JsonRoute
 from hanlin.serving.api.errors import unsupported
 from hanlin.serving.api.generation import ClientGone, unless_gone
-from hanlin.serving.api.protocol import ChatRequest
-from hanlin.serving.api.sampling import bounded, check_sequences, settings_of
-from hanlin.serving.api.service import Ticket, or_close, prepared, salt_of, service_of, sticky_of
+from hanlin.serving.api.protocol import ChatRequest, JsonSchemaFormat, NamedTool
+from hanlin.serving.api.sampling import bounded, check_constraint, check_sequences, settings_of, structure_of
+from hanlin.serving.api.service import Ticket, key_of, or_close, prepared, service_of, sticky_of
 from hanlin.serving.api.sse import EventStream
 from hanlin.serving.api.vocabulary import Vocabulary
+from hanlin.serving.keys import ApiKey
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -32,11 +34,12 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     service = service_of(request)
     if body.prompt_logprobs is not None and body.stream:
         raise unsupported("prompt_logprobs", "in a stream; ask for the whole answer")
+    constraint, param = _constraint(body)
     count = body.n or 1
     check_sequences(count, service.settings)
     version = service.version(body.model, sticky_of(request, body.user, body))
     ticket = service.admit(version, count)
-    answer = await or_close(ticket, _prepare(body, ticket, salt_of(request)))
+    answer = await or_close(ticket, _prepare(body, ticket, key_of(request), constraint, param))
     if body.stream:
         return EventStream(answer.chunks(), ticket.close, request.state.request_id)
     try:
@@ -47,44 +50,104 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         ticket.close()
 
 
-async def _prepare(body: ChatRequest, ticket: Ticket, salt: str) -> ChatAnswer:
-    model = ticket.model
-    settings = settings_of(body, model.config.vocabulary_size, salt)
+def _constraint(body: ChatRequest) -> tuple[Constraint | None, str]:
+    """The form that the answer must have, and the field that asks for it."""
+    form = body.response_format
+    structured = structure_of(body)
+    param = "structured_outputs"
+    if isinstance(form, JsonSchemaFormat):
+        structured, param = Constraint(json_schema=form.json_schema.schema_), "response_format.json_schema.schema"
+    elif form is not None and form.type == "json_object":
+        structured, param = Constraint(json_object=True), "response_format"
+    if not _offered(body):
+        return structured, param
+    if structured is not None:
+        raise unsupported(param.partition(".")[0], "together with tools: an answer has one form")
+    choice = body.tool_choice
+    tools = _offered(body)
+    if isinstance(choice, NamedTool):
+        tools = [tool for tool in tools if tool["function"]["name"] == choice.function.name]
+    called = isinstance(choice, NamedTool) or choice == "required"
+    several = body.parallel_tool_calls is not False and not isinstance(choice, NamedTool)
+    return (
+        Constraint(tools=tools, tool_choice="required" if called else "auto", parallel_tool_calls=several),
+        "tools",
+    )
+
+
+def _offered(body: ChatRequest) -> list[dict[str, Any]]:
+    """The tools that the model is told of."""
+    if body.tool_choice == "none":
+        return []
+    return [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
+
+
+async def _prepare(
+    body: ChatRequest, ticket: Ticket, key: ApiKey | None, constraint: Constraint | None, param: str
+) -> ChatAnswer:
+    model, tools = ticket.model, _offered(body)
+    settings = settings_of(body, model.config.vocabulary_size, key)
+    settings["constraint"] = constraint
     if body.logprobs:
         settings["logprobs"] = body.top_logprobs or 0
-    if (body.tools and body.tool_choice != "none") or body.structured_outputs:
-        raise unsupported("tools" if body.tools else "structured_outputs")
     messages = [message.as_dict() for message in body.messages]
-    tools = None
-    if body.tools and body.tool_choice != "none":
-        tools = [tool.model_dump(exclude_none=True) for tool in body.tools]
 
     def render() -> EngineRequest:
-        return model.chat_request(messages, tools=tools, **settings)
+        check_constraint(model, constraint, param)
+        return model.chat_request(messages, tools=tools or None, **settings)
 
     rendered = await prepared(ticket, render)
     first = bounded(rendered, model, body.most_tokens, None, ticket.service.settings, "messages")
-    return ChatAnswer(body, ticket, expand(replace(first, n=body.n or 1)))
+    requests = expand(replace(first, n=body.n or 1))
+    ticket.charge(key, len(first.prompt_ids), requests)
+    return ChatAnswer(body, ticket, requests, [tool["function"]["name"] for tool in tools])
 
 
 class _Choice:
-    """One of the `n` answers, as it comes."""
+    """One of the `n` answers, as it comes: content and calls, told apart."""
 
-    def __init__(self) -> None:
-        self.content: list[str] = []
+    def __init__(self, tools: list[str]) -> None:
+        self._calls = ToolCallStream(tools) if tools else None
+        self.content = ""
+        self.tool_calls: list[dict[str, Any]] = []
         self.logprobs: list[dict[str, Any]] = []
         self.ids: list[int] = []
         self.finish_reason: str | None = None
+
+    def take(self, delta: Delta) -> tuple[str, list[dict[str, Any]]]:
+        """What this piece adds: content, and whole calls."""
+        pieces: list[str | ToolCall] = [delta.text]
+        if self._calls is not None:
+            pieces = self._calls.push(delta.text)
+            if delta.finish_reason is not None:
+                pieces += self._calls.finish()
+        text = "".join(piece for piece in pieces if isinstance(piece, str))
+        calls = [_call(piece) for piece in pieces if isinstance(piece, ToolCall)]
+        self.content += text
+        self.tool_calls += calls
+        self.ids += delta.ids
+        if delta.finish_reason is not None:
+            self.finish_reason = "tool_calls" if self.tool_calls and delta.finish_reason == "stop" else delta.finish_reason
+        return text, calls
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {
+        "id": f"call_{secrets.token_hex(12)}",
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
 
 
 class ChatAnswer:
     """The answer to one chat request; whole, it is its stream put together."""
 
-    def __init__(self, body: ChatRequest, ticket: Ticket, requests: list[EngineRequest]) -> None:
+    def __init__(self, body: ChatRequest, ticket: Ticket, requests: list[EngineRequest], tools: list[str]) -> None:
         self._body, self._ticket, self._requests = body, ticket, requests
         self._vocabulary = Vocabulary(ticket.model.tokenizer)
         self._envelope = envelope.Envelope("chatcmpl", ticket.version)
         self._envelope.prompt_tokens = len(requests[0].prompt_ids)
+        self._choices = [_Choice(tools) for _ in requests]
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any]]:
         """The role of each answer, then pieces of them, then the usage where it is wanted."""
@@ -98,8 +161,7 @@ class ChatAnswer:
             yield self._chunk([{**role, "finish_reason": None}], **usage, **prompt_ids)
         async for index, delta in self._ticket.deltas(self._requests):
             self._envelope.completion_tokens += len(delta.ids)
-            choice = self._piece(index, delta)
-            if choice is not None:
+            for choice in self._pieces(index, delta):
                 yield self._chunk([choice], **usage)
         if usage:
             yield self._chunk([], usage=self._envelope.usage())
@@ -107,21 +169,31 @@ class ChatAnswer:
     def _chunk(self, choices: list[dict[str, Any]], **rest: Any) -> dict[str, Any]:
         return self._envelope.wrap("chat.completion.chunk", choices=choices, **rest)
 
-    def _piece(self, index: int, delta: Delta) -> dict[str, Any] | None:
-        """A chunk's choice; None where there is nothing to tell yet (half a character, the beginning of a stop
-        string)."""
+    def _pieces(self, index: int, delta: Delta) -> list[dict[str, Any]]:
+        """The choices of the chunks that a piece makes; none where there is nothing to tell yet (half a character, the
+        beginning of a stop string or of a call)."""
+        choice = self._choices[index]
+        first = len(choice.tool_calls)
+        text, calls = choice.take(delta)
+        told: list[dict[str, Any]] = [{"content": text}] if text else []
+        for number, call in enumerate(calls, start=first):
+            # As OpenAI does: who is called, then with what.
+            function = call["function"]
+            begun = {**call, "index": number, "function": {"name": function["name"], "arguments": ""}}
+            told.append({"tool_calls": [begun]})
+            told.append({"tool_calls": [{"index": number, "function": {"arguments": function["arguments"]}}]})
         reported = self._body.logprobs or self._body.return_token_ids
-        if not delta.text and delta.finish_reason is None and not reported:
-            return None
-        choice: dict[str, Any] = {
-            "index": index,
-            "delta": {"content": delta.text} if delta.text else {},
-            "logprobs": self._logprobs(delta),
-            "finish_reason": delta.finish_reason,
-        }
-        if self._body.return_token_ids:
-            choice["token_ids"] = delta.ids
-        return choice
+        if not told and (reported or choice.finish_reason is not None):
+            told.append({})
+        made: list[dict[str, Any]] = [
+            {"index": index, "delta": one, "logprobs": None, "finish_reason": None} for one in told
+        ]
+        if made:
+            made[0]["logprobs"] = self._logprobs(delta)
+            made[-1]["finish_reason"] = choice.finish_reason
+            if self._body.return_token_ids:
+                made[0]["token_ids"] = delta.ids
+        return made
 
     def _logprobs(self, delta: Delta) -> dict[str, Any] | None:
         if not self._body.logprobs:
@@ -135,14 +207,11 @@ class ChatAnswer:
         return {"content": entries, "refusal": None}
 
     async def whole(self) -> dict[str, Any]:
-        choices = [_Choice() for _ in self._requests]
         async for index, delta in self._ticket.deltas(self._requests):
             self._envelope.completion_tokens += len(delta.ids)
-            choice = choices[index]
-            choice.content.append(delta.text)
-            choice.ids += delta.ids
+            choice = self._choices[index]
+            choice.take(delta)
             choice.logprobs += (self._logprobs(delta) or {"content": []})["content"]
-            choice.finish_reason = delta.finish_reason
         rest: dict[str, Any] = {}
         if self._body.return_token_ids:
             rest["prompt_token_ids"] = list(self._requests[0].prompt_ids)
@@ -151,13 +220,16 @@ class ChatAnswer:
             rest["prompt_logprobs"] = scores.entries(self._vocabulary, self._body.prompt_logprobs)
         return self._envelope.wrap(
             "chat.completion",
-            choices=[self._choice(index, choice) for index, choice in enumerate(choices)],
+            choices=[self._choice(index, choice) for index, choice in enumerate(self._choices)],
             usage=self._envelope.usage(),
             **rest,
         )
 
     def _choice(self, index: int, choice: _Choice) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": "".join(choice.content), "refusal": None}
+        content = choice.content or (None if choice.tool_calls else "")
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if choice.tool_calls:
+            message["tool_calls"] = choice.tool_calls
         found: dict[str, Any] = {
             "index": index,
             "message": message,

@@ -10,18 +10,25 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from hanlin.inference import Completion, Delta
+from hanlin.inference import Completion, Delta, expand, likeliest
 from hanlin.inference import Request as EngineRequest
-from hanlin.inference.samples import expand, likeliest
 from hanlin.serving.api import envelope, replies
 from hanlin.serving.api.body import JsonRoute
 from hanlin.serving.api.errors import invalid, unsupported
 from hanlin.serving.api.generation import ClientGone, unless_gone
 from hanlin.serving.api.protocol import CompletionRequest
-from hanlin.serving.api.sampling import PromptScores, bounded, check_sequences, settings_of
-from hanlin.serving.api.service import Ticket, or_close, prepared, salt_of, service_of, sticky_of
+from hanlin.serving.api.sampling import (
+    PromptScores,
+    bounded,
+    check_constraint,
+    check_sequences,
+    settings_of,
+    structure_of,
+)
+from hanlin.serving.api.service import Ticket, key_of, or_close, prepared, service_of, sticky_of
 from hanlin.serving.api.sse import EventStream
 from hanlin.serving.api.vocabulary import Offsets, Vocabulary, finite
+from hanlin.serving.keys import ApiKey
 
 router = APIRouter(route_class=JsonRoute)
 DEFAULT_TOKENS = 16
@@ -41,7 +48,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     check_sequences(count, service.settings)
     version = service.version(body.model, sticky_of(request, body.user, body))
     ticket = service.admit(version, count)
-    answer = await or_close(ticket, _prepare(body, prompts, ticket, salt_of(request)))
+    answer = await or_close(ticket, _prepare(body, prompts, ticket, key_of(request)))
     if body.stream:
         return EventStream(answer.chunks(), ticket.close, request.state.request_id)
     try:
@@ -73,13 +80,15 @@ class _Prompt:
 
 
 async def _prepare(
-    body: CompletionRequest, prompts: Sequence[str | list[int]], ticket: Ticket, salt: str
+    body: CompletionRequest, prompts: Sequence[str | list[int]], ticket: Ticket, key: ApiKey | None
 ) -> TextAnswer:
     model = ticket.model
-    settings = settings_of(body, model.config.vocabulary_size, salt)
+    settings = settings_of(body, model.config.vocabulary_size, key)
     settings["logprobs"] = body.logprobs or 0
+    settings["constraint"] = structure_of(body)
 
     def tokenise() -> list[tuple[str, EngineRequest]]:
+        check_constraint(model, settings["constraint"], "structured_outputs")
         found: list[tuple[str, EngineRequest]] = []
         for prompt in prompts:
             if isinstance(prompt, str):
@@ -99,6 +108,8 @@ async def _prepare(
         requests = expand(replace(first, n=body.n or 1, best_of=body.best_of))
         made.append(_Prompt(text, requests, count))
         count += len(requests)
+    prompt_tokens = sum(len(prompt.requests[0].prompt_ids) for prompt in made)
+    ticket.charge(key, prompt_tokens, [request for prompt in made for request in prompt.requests])
     if body.prompt_logprobs is not None or (body.echo and body.logprobs is not None):
         top = max(body.prompt_logprobs or 0, body.logprobs or 0)
         for prompt in made:

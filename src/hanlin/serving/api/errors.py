@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http
 import logging
+import math
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ class ApiError(HTTPException):
     ) -> None:
         headers: dict[str, str] = {}
         if retry_after is not None:
-            headers["Retry-After"] = str(max(1, round(retry_after)))
+            headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
         if close:
             headers["Connection"] = "close"
         if status == 401:

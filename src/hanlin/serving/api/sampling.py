@@ -7,25 +7,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hanlin.inference import LanguageModel, Request
+from hanlin.artifacts import UsageError
+from hanlin.inference import Constraint, LanguageModel, Request
 from hanlin.serving.api.errors import ApiError, invalid
 from hanlin.serving.api.protocol import Sampling
 from hanlin.serving.api.vocabulary import Vocabulary
+from hanlin.serving.keys import ApiKey
 from hanlin.serving.settings import ServeSettings
 
 
-def settings_of(body: Sampling, vocabulary_size: int, salt: str) -> dict[str, Any]:
+def settings_of(body: Sampling, vocabulary_size: int, key: ApiKey | None) -> dict[str, Any]:
     """The fields of `Request` that a body sets, but the prompt and the number of tokens.
 
-    `salt`: requests of different salts share no cached prompts, so that none can find out by the time what another
-    asked.
+    Requests of different keys share no cached prompts, so that none can find out by the time what another asked.
     """
     found: dict[str, Any] = {
         "temperature": 1.0 if body.temperature is None else body.temperature,
         "seed": secrets.randbits(62) if body.seed is None else body.seed,
         "stop": tuple(body.stops),
         "ignore_eos": body.ignore_eos,
-        "cache_salt": salt,
+        "cache_salt": "" if key is None else key.prefix,
     }
     for name in ("top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
         value = getattr(body, name)
@@ -37,6 +38,23 @@ def settings_of(body: Sampling, vocabulary_size: int, salt: str) -> dict[str, An
             if token >= vocabulary_size:
                 raise invalid(f"{token} is no token of this model, which has {vocabulary_size}.", "logit_bias")
     return found
+
+
+def structure_of(body: Sampling) -> Constraint | None:
+    """The form that `structured_outputs` asks for."""
+    asked = body.structured_outputs
+    if asked is None:
+        return None
+    return Constraint(json_schema=asked.json_, regex=asked.regex, grammar=asked.grammar, choices=asked.choice)
+
+
+def check_constraint(model: LanguageModel, constraint: Constraint | None, param: str) -> None:
+    """Raise ApiError for a form that can't be kept. Takes a tenth of a second: for a thread."""
+    if constraint is not None:
+        try:
+            model.engine.constraints.compile(constraint, ())
+        except UsageError as error:
+            raise invalid(f"{error}.", param) from None
 
 
 def bounded(

@@ -21,6 +21,7 @@ from hanlin.serving.api.health import Pulse
 from hanlin.serving.api.metrics import Metrics
 from hanlin.serving.api.sampling import PromptScores
 from hanlin.serving.keys import ApiKey, Keys
+from hanlin.serving.limits import Admission, Limiter, LimitError
 from hanlin.serving.models import Models, NoSuchModel, Version
 from hanlin.serving.settings import ServeSettings
 
@@ -40,6 +41,7 @@ class Service:
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.models)
         self.preparation = Preparation(self.settings.prepare_seconds)
+        self.limiter = Limiter()
         self.reading = asyncio.Lock()
         """One pass over texts outside the engine at a time"""
         self.pulse = Pulse(self.models, self.preparation, self.settings.stall_seconds)
@@ -62,6 +64,15 @@ class Service:
             )
         return Ticket(self, version, answers)
 
+    def let_in(self, key: ApiKey, tokens: int) -> Admission:
+        """Count a request of at most so many tokens to a key. Raises ApiError: 429, or 400 where waiting will not help."""
+        try:
+            return self.limiter.admit(key.prefix, self.settings.limits.of(key.limits), tokens)
+        except LimitError as error:
+            self.metrics.refused.labels("limit").inc()
+            status = 429 if error.retry_after is not None else 400
+            raise ApiError(status, f"{error}.", code="rate_limit_exceeded", retry_after=error.retry_after) from None
+
     def _until_a_place(self, version: Version) -> float:
         """Seconds: about a second for each batch that stands before."""
         return 1 + version.waiting // self.settings.max_batch
@@ -76,6 +87,9 @@ class Ticket:
 
     def __init__(self, service: Service, version: Version, answers: int) -> None:
         self.service, self.version, self.answers = service, version, answers
+        self.tokens = 0
+        """Of prompts and answers so far."""
+        self._admission: Admission | None = None
         self._stack = contextlib.ExitStack()
         self.model: LanguageModel = self._stack.enter_context(service.models.held(version))
         version.waiting += answers
@@ -85,7 +99,17 @@ class Ticket:
         if not self._closed:
             self._closed = True
             self.version.waiting -= self.answers
+            if self._admission is not None:
+                self._admission.end(self.tokens)
             self._stack.close()
+
+    def charge(self, key: ApiKey | None, prompt_tokens: int, requests: Sequence[Request]) -> None:
+        """Count the request to its key. Raises ApiError (429) when the key's limits do not let it in."""
+        self.tokens += prompt_tokens
+        if key is None:
+            return
+        most = prompt_tokens + sum(request.max_new_tokens for request in requests)
+        self._admission = self.service.let_in(key, most)
 
     async def prompt_scores(self, ids: Sequence[int], top: int) -> PromptScores:
         """Of one prompt at a time, in a thread: many long ones at once would need the memory of all."""
@@ -111,6 +135,7 @@ class Ticket:
                     raise ApiError(400, str(error), code="invalid_value") from None
                 if delta.finish_reason in ("error", "cancelled"):
                     raise ApiError(500, "The model's scores were not numbers.", code="model_error")
+                self.tokens += len(delta.ids)
                 yield number, delta
 
 
@@ -118,17 +143,16 @@ def service_of(request: HttpRequest) -> Service:
     return cast(Service, request.app.state.service)
 
 
-def salt_of(request: HttpRequest) -> str:
-    """What keeps a caller's cached prompts apart from everybody else's: the beginning of its key."""
-    key: ApiKey | None = getattr(request.state, "key", None)
-    return "" if key is None else key.prefix
+def key_of(request: HttpRequest) -> ApiKey | None:
+    """The caller's key, once `auth` has seen it; None on a service without keys."""
+    return cast("ApiKey | None", getattr(request.state, "key", None))
 
 
 def sticky_of(request: HttpRequest, user: str | None, body: Any) -> str:
     """Who asks, for a canary: the key and the user, else what is asked."""
-    key = salt_of(request)
-    if key or user:
-        return f"{key}\0{user or ''}"
+    key = key_of(request)
+    if key is not None or user:
+        return f"{'' if key is None else key.prefix}\0{user or ''}"
     return hashlib.blake2b(repr(body).encode(errors="replace"), digest_size=16).hexdigest()
 
 
