@@ -9,6 +9,7 @@ import torch
 from hanlin.models import ModelConfig, Transformer
 from hanlin.models.hub import save_model
 from hanlin.serving.settings import ModelSettings
+from hanlin.serving.store import Database
 from tests.inference.models import VOCABULARY, small, tokenizer
 from tests.serving.live import Live, serving
 
@@ -40,5 +41,6 @@ def live(directory: Path, long_directory: Path) -> Iterator[Live]:
         ModelSettings(path=str(directory), name="tiny"),
         ModelSettings(path=str(long_directory), name="long"),
     ]
-    with serving(directory, models=models, header_seconds=1, body_seconds=1, write_seconds=1) as running:
+    seconds = {"header_seconds": 1, "body_seconds": 1, "write_seconds": 1}
+    with serving(directory, store=Database(str(directory.parent / "service.db")), models=models, **seconds) as running:
         yield running

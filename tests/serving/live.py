@@ -19,6 +19,7 @@ from hanlin.serving.keys import Keys
 from hanlin.serving.launch import loader
 from hanlin.serving.models import Models
 from hanlin.serving.settings import ModelSettings, ServeSettings
+from hanlin.serving.store import Database
 
 
 class Live:
@@ -67,6 +68,7 @@ class Live:
 def serving(
     directory: Path,
     keys: Keys | None = None,
+    store: Database | None = None,
     models: list[ModelSettings] | None = None,
     load: Callable[[Path, str], LanguageModel] | None = None,
     **settings: Any,
@@ -81,7 +83,7 @@ def serving(
         served = Models(load or loader(chosen), chosen.dtype)
         for one in chosen.models:
             await served.load(one)
-        service = Service(chosen, served, keys)
+        service = Service(chosen, served, keys, store)
         server = Server(service, lambda _: ready.set())
         found.append(Live(service, server))
         await server.serve()

@@ -51,7 +51,9 @@ def test_a_conversation_goes_on_with_what_the_client_was_given(openai: Any) -> N
 
 
 def test_openai_helper_for_streams(openai: Any) -> None:
-    with openai.chat.completions.stream(model="tiny", messages=MESSAGES, stop=["e"], logit_bias={"101": 3}, seed=3) as stream:
+    with openai.chat.completions.stream(
+        model="tiny", messages=MESSAGES, stop=["e"], logit_bias={"101": 3}, seed=3
+    ) as stream:
         deltas = [event.delta for event in stream if event.type == "content.delta"]
         final = stream.get_final_completion()
     assert "".join(deltas) == final.choices[0].message.content

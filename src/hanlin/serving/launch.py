@@ -43,14 +43,16 @@ def launch(settings: ServeSettings, say: Say, started: Callable[[str], None]) ->
                 "this service: make one with `hanlin keys create NAME`, or listen on 127.0.0.1"
             )
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        asyncio.run(_serve(settings, keys if keyed else None, say, started))
+        asyncio.run(_serve(settings, database, keys if keyed else None, say, started))
     finally:
         database.close()
 
 
-async def _serve(settings: ServeSettings, keys: Keys | None, say: Say, started: Callable[[str], None]) -> None:
+async def _serve(
+    settings: ServeSettings, database: Database, keys: Keys | None, say: Say, started: Callable[[str], None]
+) -> None:
     models = Models(loader(settings), settings.dtype)
-    service = Service(settings, models, keys)
+    service = Service(settings, models, keys, database)
     for one in settings.models:
         version = await models.load(one)
         seconds = await models.warm(version.name, version.version)

@@ -309,4 +309,6 @@ def _share(name: str, sticky: str) -> float:
 
 
 def _close(version: Version) -> None:
+    if version.model is not None:
+        version.model.engine.close()
     version.model, version.state = None, "unloaded"

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 
 from hanlin import __version__
-from hanlin.serving.api import admin, auth, chat, completions, embeddings, errors, health, metrics, texts
+from hanlin.serving.api import admin, auth, chat, completions, embeddings, errors, feedback, health, metrics, texts
 from hanlin.serving.api.guard import Guard
 from hanlin.serving.api.service import Service
 
@@ -33,7 +33,7 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     errors.handle(app)
-    for module in (chat, completions, embeddings, texts, metrics):
+    for module in (chat, completions, embeddings, texts, feedback, metrics):
         app.include_router(module.router, dependencies=[Depends(auth.user)])
     app.include_router(health.router)
     app.include_router(admin.router)
@@ -48,12 +48,16 @@ class _Guarded(Guard):
 
 
 def _described(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's description, but that what is wrong with a request is told by 400, never 422."""
+    """FastAPI's description, but that what is wrong with a request is told by 400, never 422, and that a service without
+    keys wants none."""
     if app.openapi_schema is None:
+        keyless = app.state.service.keys is None
         described = FastAPI.openapi(app)
         for path in described["paths"].values():
             for operation in path.values():
                 operation["responses"].pop("422", None)
+                if keyless:
+                    operation.pop("security", None)
         for name in ("HTTPValidationError", "ValidationError"):
             described["components"]["schemas"].pop(name, None)
     assert app.openapi_schema is not None

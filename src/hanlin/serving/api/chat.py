@@ -94,7 +94,9 @@ async def _prepare(
 
     def render() -> EngineRequest:
         check_constraint(model, constraint, param)
-        return model.chat_request(messages, tools=tools or None, **settings)
+        request = model.chat_request(messages, tools=tools or None, **settings)
+        # The end of the turn is a stop of the chat's, beside the model's own ends.
+        return replace(request, stop_ids=()) if body.ignore_eos else request
 
     rendered = await prepared(ticket, render)
     first = bounded(rendered, model, body.most_tokens, None, ticket.service.settings, "messages")
@@ -127,7 +129,9 @@ class _Choice:
         self.tool_calls += calls
         self.ids += delta.ids
         if delta.finish_reason is not None:
-            self.finish_reason = "tool_calls" if self.tool_calls and delta.finish_reason == "stop" else delta.finish_reason
+            self.finish_reason = (
+                "tool_calls" if self.tool_calls and delta.finish_reason == "stop" else delta.finish_reason
+            )
         return text, calls
 
 

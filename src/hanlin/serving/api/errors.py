@@ -132,16 +132,23 @@ def _weight(kind: str) -> int:
     return 0 if kind in ("request", "extra_forbidden") else 2 if kind.endswith("_type") else 1
 
 
-def _path(location: Sequence[Any], body: Any, missing: bool) -> list[str]:
-    """A location as the client's path: without the names of types that pydantic puts in where there are several."""
-    path: list[str] = []
-    place = body
-    for number, part in enumerate(location):
-        if isinstance(place, dict) and part in cast(dict[Any, Any], place):
-            place = cast(dict[Any, Any], place)[part]
-        elif isinstance(place, list) and isinstance(part, int) and part < len(cast(list[Any], place)):
-            place = cast(list[Any], place)[part]
-        elif not (missing and number == len(location) - 1):
-            continue
-        path.append(str(part))
-    return path
+def _path(location: Sequence[Any], place: Any, missing: bool) -> list[str]:
+    """A location as the client's path: without the names of types that pydantic puts in where there are several. (A
+    name may be a field's, too: of the ways to read it the one that explains the end, and the most, is right.)"""
+    if not location:
+        return []
+    part, rest = location[0], location[1:]
+    skipped = _path(rest, place, missing)
+    within: Any = _ABSENT
+    if isinstance(place, dict):
+        within = cast(dict[Any, Any], place).get(part, _ABSENT)
+    elif isinstance(place, list) and isinstance(part, int) and part < len(cast(list[Any], place)):
+        within = cast(list[Any], place)[part]
+    if within is _ABSENT and not (missing and not rest):
+        return skipped
+    taken = [str(part), *_path(rest, within, missing)]
+    end = [str(location[-1])]
+    return max(taken, skipped, key=lambda path: (path[-1:] == end, len(path)))
+
+
+_ABSENT = object()

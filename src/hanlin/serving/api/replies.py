@@ -147,10 +147,18 @@ class Prompt(TypedDict):
     prompt: str
 
 
-def of(reply: Any, stream: bool = False) -> dict[int | str, dict[str, Any]]:
+class Identity(TypedDict):
+    id: str
+
+
+def of(reply: Any, stream: bool = False, status: int = 200) -> dict[int | str, dict[str, Any]]:
     """A route's `responses`: the answer, and every error in OpenAI's shape."""
     good: dict[str, Any] = {"model": reply}
     if stream:
         good["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
-    bad = {status: {"model": Error} for status in (400, 401, 403, 404, 408, 413, 429, 500, 503, 504)}
-    return {200: good, **bad}
+    return {status: good, **errors()}
+
+
+def errors() -> dict[int | str, dict[str, Any]]:
+    """A route's `responses` of errors."""
+    return {status: {"model": Error} for status in (400, 401, 403, 404, 408, 409, 413, 429, 500, 503, 504)}

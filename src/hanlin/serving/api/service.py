@@ -20,10 +20,12 @@ from hanlin.serving.api.guard import Drain
 from hanlin.serving.api.health import Pulse
 from hanlin.serving.api.metrics import Metrics
 from hanlin.serving.api.sampling import PromptScores
+from hanlin.serving.feedback import FeedbackStore
 from hanlin.serving.keys import ApiKey, Keys
 from hanlin.serving.limits import Admission, Limiter, LimitError
 from hanlin.serving.models import Models, NoSuchModel, Version
 from hanlin.serving.settings import ServeSettings
+from hanlin.serving.store import Database
 
 T = TypeVar("T")
 
@@ -36,12 +38,15 @@ class Service:
     models: Models
     keys: Keys | None = None
     """None: whoever reaches the service may use it."""
+    database: Database | None = None
+    """None: nothing is remembered, and feedback refused."""
     drain: Drain = field(default_factory=Drain)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.models)
         self.preparation = Preparation(self.settings.prepare_seconds)
         self.limiter = Limiter()
+        self.feedback = None if self.database is None else FeedbackStore(self.database)
         self.reading = asyncio.Lock()
         """One pass over texts outside the engine at a time"""
         self.pulse = Pulse(self.models, self.preparation, self.settings.stall_seconds)
@@ -65,7 +70,7 @@ class Service:
         return Ticket(self, version, answers)
 
     def let_in(self, key: ApiKey, tokens: int) -> Admission:
-        """Count a request of at most so many tokens to a key. Raises ApiError: 429, or 400 where waiting will not help."""
+        """Count a request of at most so many tokens to a key. Raises ApiError: 429, or 400 where waiting is no help."""
         try:
             return self.limiter.admit(key.prefix, self.settings.limits.of(key.limits), tokens)
         except LimitError as error:
@@ -134,13 +139,20 @@ class Ticket:
                 except HanlinError as error:
                     raise ApiError(400, str(error), code="invalid_value") from None
                 if delta.finish_reason in ("error", "cancelled"):
-                    raise ApiError(500, "The model's scores were not numbers.", code="model_error")
+                    why = (delta.completion and delta.completion.error) or "the model's scores were not numbers"
+                    raise ApiError(500, f"The answer could not be finished: {why}.", code="model_error")
                 self.tokens += len(delta.ids)
                 yield number, delta
 
 
 def service_of(request: HttpRequest) -> Service:
     return cast(Service, request.app.state.service)
+
+
+def feedback_of(service: Service) -> FeedbackStore:
+    if service.feedback is None:
+        raise ApiError(503, "This service keeps no feedback: it has no database.", code="no_database")
+    return service.feedback
 
 
 def key_of(request: HttpRequest) -> ApiKey | None:
