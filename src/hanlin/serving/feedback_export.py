@@ -19,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.artifacts import UsageError, atomic_path, canonical_json, write_json
-from hanlin.serving.feedback import Stored
+from hanlin.serving.annotation import Annotation
+from hanlin.serving.annotation_summary import as_feedback
+from hanlin.serving.feedback import KINDS, FeedbackStore, Stored
+from hanlin.serving.store.database import Database
 
 FILES = ("pairs.jsonl", "judged.jsonl", "rankings.jsonl", "instructions.jsonl")
 ACCOUNT = "account.json"
@@ -49,8 +52,9 @@ class Export:
         self, said: Iterable[Stored], min_agreement: float = 0.0, left_out: Mapping[str, str] | None = None
     ) -> None:
         """`said`: ratings, edits and preferences as `FeedbackStore.rows` gives them; pairs, rankings and demonstrations
-        as `annotation_answers.answers` does. `min_agreement`: the least share of votes, 0 to 1, that must be for what
-        a row says; of one vote alone it is 1. `left_out`: what is of no use, as far as is known already: id → reason.
+        as `annotation_summary.as_feedback` does. `min_agreement`: the least share of votes, 0 to 1, that must be for
+        what a row says; of one vote alone it is 1. `left_out`: what is of no use, as far as is known already: id →
+        reason.
 
         Raises UsageError for a share that is none."""
         if not 0 <= min_agreement <= 1:
@@ -240,9 +244,38 @@ class Export:
             self._add(_Row("rankings.jsonl", value, said, votes=len(said), agreement=share))
 
     def _demonstrations(self, demonstrations: list[Stored]) -> None:
-        for same in _grouped(demonstrations, lambda one: one.content["task"]):
-            for one in self._last_words(same):
-                self._instruction(one.content["messages"], one.content["answer"], [one], 1, 1.0)
+        for one in demonstrations:
+            self._instruction(one.content["messages"], one.content["answer"], [one], 1, 1.0)
+
+
+def export_database(
+    database: Database,
+    out: Path,
+    *,
+    since: float | None = None,
+    kinds: Sequence[str] | None = None,
+    projects: Sequence[str] | None = None,
+    min_agreement: float = 0.0,
+) -> dict[str, Any]:
+    """Export what is in a database, and return the account.
+
+    `since`: seconds since 1970 from which on things were said; `kinds`: some of feedback's and `annotation`, None for
+    all; `projects`: of annotations, only these. Raises UsageError for a kind or project that there is not.
+    """
+    for kind in kinds or ():
+        if kind not in (*KINDS, "annotation"):
+            raise UsageError(f"there is no kind {kind!r} of feedback. Kinds: {', '.join(KINDS)}, annotation.")
+    chosen = list(kinds or (*KINDS, "annotation"))
+    said = FeedbackStore(database).rows(since, [kind for kind in chosen if kind in KINDS])
+    left_out: dict[str, str] = {}
+    if "annotation" in chosen:
+        annotation = Annotation(database)
+        for project in annotation.projects() if projects is None else projects:
+            answers, of_no_use = as_feedback(annotation, project)
+            said += [one for one in answers if since is None or one.created >= since]
+            left_out |= of_no_use
+    selection = {"since": since, "kinds": chosen, "projects": None if projects is None else list(projects)}
+    return Export(said, min_agreement, left_out).write(out, selection)
 
 
 def _grouped(said: Iterable[Stored], key: Callable[[Stored], Any]) -> list[list[Stored]]:

@@ -265,7 +265,7 @@ def test_the_command_exports_what_was_selected(tmp_path: Path, clock: Clock) -> 
     assert done.returncode == 0, done.stderr
     assert [row["rejected"][0]["content"] for row in rows(tmp_path / "some/pairs.jsonl")] == ["No."]
     account = json.loads((tmp_path / "some" / ACCOUNT).read_text())
-    assert account["selection"] == {"since": "2025-06-01T00:00:00", "kinds": ["edit"]}
+    assert account["selection"] == {"since": 1_748_736_000.0, "kinds": ["edit"], "projects": None}
     wrong = hanlin("feedback", "export", "--out", tmp_path / "some", "--db", db, "--kind", "smile")
     assert (wrong.returncode, "rating, edit, preference" in wrong.stderr) == (2, True)
 

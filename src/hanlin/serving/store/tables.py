@@ -8,6 +8,7 @@ from __future__ import annotations
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Double,
     ForeignKey,
@@ -72,8 +73,8 @@ annotation_tasks = Table(
     Column("project", String(100), ForeignKey("annotation_projects.name", ondelete="CASCADE"), nullable=False),
     Column("number", Integer, nullable=False),  # the order in which tasks are handed out
     Column("content_hash", String(64), nullable=False),
-    Column("content", JSON, nullable=False),  # annotation.Task
-    Column("prelabel", JSON),  # annotation.Prelabel; none: SQL NULL
+    Column("content", JSON, nullable=False),  # annotation_tasks.Task, redacted
+    Column("prelabel", JSON(none_as_null=True)),  # annotation_tasks.Prelabel
     # Feedback that is withdrawn takes the tasks made of it along, and their answers.
     Column("feedback", String(32), ForeignKey("feedback.id", ondelete="CASCADE"), index=True),
     UniqueConstraint("project", "content_hash"),
@@ -87,7 +88,8 @@ annotation_assignments = Table(
     Column("annotator", String(100), primary_key=True),
     Column("assigned", Double, nullable=False),
     Column("answered", Double),
-    Column("answer", JSON),  # annotation.Answer; SQL NULL until it comes
+    Column("skipped", Boolean, nullable=False),
+    Column("answer", JSON(none_as_null=True)),  # one of annotation_tasks' answers, as it counts
     Index(None, "annotator"),
 )
 
@@ -105,8 +107,8 @@ request_log = Table(
     Column("completion_tokens", Integer, nullable=False),
     Column("first_token_seconds", Double),
     Column("seconds", Double, nullable=False),
-    Column("prompt", JSON),
-    Column("answer", JSON),
+    Column("prompt", JSON(none_as_null=True)),
+    Column("answer", JSON(none_as_null=True)),
     Column("bytes", Integer, nullable=False),  # about what the row takes
     Index(None, "time"),
     Index(None, "key", "time"),

@@ -70,6 +70,7 @@ def upgrade() -> None:
         sa.Column("annotator", sa.String(100), nullable=False),
         sa.Column("assigned", sa.Double(), nullable=False),
         sa.Column("answered", sa.Double()),
+        sa.Column("skipped", sa.Boolean(), nullable=False),
         sa.Column("answer", sa.JSON()),
         sa.PrimaryKeyConstraint("task", "annotator", name="pk_annotation_assignments"),
         sa.ForeignKeyConstraint(
