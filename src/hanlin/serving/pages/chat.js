@@ -239,12 +239,13 @@ function improved(node, content, id) {
 function decided(nodes, id) {
   draw();
   const shown = path(conversation).find((node) => nodes.includes(node));
-  thread.noteUnder(shown.id, thanks(id, () => {
+  const forget = () => {
     for (const node of nodes) delete node.duel;
     draw();
     thread.noteUnder(shown.id, "");
     save();
-  }));
+  };
+  thread.noteUnder(shown.id, id === null ? h("p", { class: "note" }, t("keptLocal")) : thanks(id, forget));
   text.focus();
   save();
 }

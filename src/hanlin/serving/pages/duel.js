@@ -16,7 +16,7 @@ export function openDuel(conversation, node) {
 }
 
 export class DuelView {
-  /** `actions` as for MessageView, and `decided(nodes, id)`. */
+  /** `actions` as for MessageView, and `decided(nodes, id)` with the id of the feedback, or null when none was sent. */
   constructor(conversation, nodes, actions) {
     Object.assign(this, { conversation, nodes, actions });
     this.views = nodes.map((node, side) => new MessageView(conversation, node, actions, { compact: t(side === 0 ? "answerA" : "answerB") }));
@@ -46,7 +46,8 @@ export class DuelView {
     this.problem.textContent = "";
     this.update();
     try {
-      const { id } = await postJson("/v1/feedback", preferenceBody(this.conversation, this.nodes, chosen, this.reason.value.trim(), this.consent.checked()));
+      // Without consent the choice steers this conversation and stays in this browser.
+      const id = this.consent.checked() ? (await postJson("/v1/feedback", preferenceBody(this.conversation, this.nodes, chosen, this.reason.value.trim()))).id : null;
       for (const node of this.nodes) node.duel.chosen = chosen;
       show(this.conversation, this.nodes[chosen ?? 0].id);
       this.actions.decided(this.nodes, id);

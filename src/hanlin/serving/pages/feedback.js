@@ -8,16 +8,24 @@ import { messagesTo, parts } from "./tree.js";
 
 const TAGS = { up: ["correct", "helpful", "clear", "complete"], down: ["wrong", "invented", "unhelpful", "ignored", "unclear", "unsafe"] };
 
-/** A tick that says what it allows; the choice is remembered. Returns {element, checked()}. */
+/** A tick that says what it allows; the choice is remembered. The server keeps nothing without it, so that nothing is sent
+ * without it either. Returns {element, checked(), demand()}; `demand` points at a missing tick. */
 export function consentTick() {
   const box = h("input", { type: "checkbox", checked: recall("consent", false), class: "consent-box" });
-  box.addEventListener("change", () => remember("consent", box.checked));
+  box.addEventListener("change", () => {
+    remember("consent", box.checked);
+    box.setCustomValidity("");
+  });
   const element = h("div", { class: "consent" }, h("label", {}, box, h("span", {}, t("consent"))), h("details", { class: "explain" }, h("summary", {}, t("consentWhat")), h("p", {}, t("consentExplained"))));
-  return { element, checked: () => box.checked };
+  const demand = () => {
+    box.setCustomValidity(box.checked ? "" : t("consentNeeded"));
+    return box.reportValidity();
+  };
+  return { element, checked: () => box.checked, demand };
 }
 
 function common(conversation, node) {
-  return { completion_id: node.completion_id ?? null, model: node.served ?? node.model ?? null, messages: messagesTo(conversation, node.parent), response: parts(node).answer };
+  return { completion_id: node.completion_id ?? null, model: node.served ?? node.model ?? "", messages: messagesTo(conversation, node.parent), response: parts(node).answer };
 }
 
 /** A form that posts when it is sent; errors are shown in it, and it can be sent again. */
@@ -62,7 +70,7 @@ export function ratingForm(conversation, node, rating, { done, close }) {
   const reason = h("textarea", { rows: "2", "aria-label": t("reason"), placeholder: t("reason"), maxlength: "4000" });
   const consent = consentTick();
   return postingForm(t(rating === "up" ? "whatWasGood" : "whatWasBad"), [tags, reason, consent.element], t("send"), {
-    body: () => ({ kind: "rating", ...common(conversation, node), rating, reason: reason.value.trim() || null, tags: [...chosen], consent: consent.checked() }),
+    body: () => (consent.demand() ? { kind: "rating", ...common(conversation, node), rating, reason: reason.value.trim() || null, tags: [...chosen], consent: true } : null),
     done: (id) => done({ value: rating, id }),
     close,
   });
@@ -76,7 +84,7 @@ export function improvementForm(conversation, node, { done, close }) {
   return postingForm(t("wouldBeBetter"), [field, consent.element], t("sendVersion"), {
     body: () => {
       field.setCustomValidity(!text() || text() === before ? t("changeSomething") : "");
-      return field.reportValidity() ? { kind: "edit", ...common(conversation, node), edited: text(), consent: consent.checked() } : null;
+      return field.reportValidity() && consent.demand() ? { kind: "edit", ...common(conversation, node), edited: text(), consent: true } : null;
     },
     done: (id) => done(text(), id),
     close,
@@ -84,14 +92,14 @@ export function improvementForm(conversation, node, { done, close }) {
 }
 
 /** The body of a preference between the two answers of a comparison, in the order in which they were shown. */
-export function preferenceBody(conversation, nodes, chosen, reason, consent) {
+export function preferenceBody(conversation, nodes, chosen, reason) {
   return {
     kind: "preference",
     messages: messagesTo(conversation, nodes[0].parent),
-    responses: nodes.map((node) => ({ model: node.served ?? node.model ?? null, content: parts(node).answer, completion_id: node.completion_id ?? null })),
+    responses: nodes.map((node) => ({ model: node.served ?? node.model ?? "", content: parts(node).answer, completion_id: node.completion_id ?? null })),
     chosen,
     reason: reason || null,
-    consent,
+    consent: true,
   };
 }
 

@@ -135,7 +135,7 @@ function list(lines, at, depth) {
     while (item.length && !item.at(-1).trim()) item.pop();
     return { task: task ? task[1] !== " " : null, blocks: parse(item, depth + 1), loose: item.some((line) => !line.trim()) };
   });
-  return { type: "list", ordered: !first[2], start: Number(first[3] ?? 1), loose: loose || parsed.some((item) => item.loose && item.blocks.filter((block) => block.type === "paragraph").length > 1), items: parsed, to: end };
+  return { type: "list", ordered: !first[2], first: Number(first[3] ?? 1), loose: loose || parsed.some((item) => item.loose && item.blocks.filter((block) => block.type === "paragraph").length > 1), items: parsed, to: end };
 }
 
 function table(lines, at) {

@@ -52,7 +52,7 @@ function renderBlock(block) {
     case "quote":
       return h("blockquote", {}, block.blocks.map(renderBlock));
     case "list":
-      return h(block.ordered ? "ol" : "ul", block.ordered && block.start !== 1 ? { start: block.start } : {}, block.items.map((item) => listItem(item, block.loose)));
+      return h(block.ordered ? "ol" : "ul", block.ordered && block.first !== 1 ? { start: block.first } : {}, block.items.map((item) => listItem(item, block.loose)));
     case "table":
       return tableBlock(block);
     default:
