@@ -13,7 +13,7 @@ export class MessageView {
     Object.assign(this, { conversation, node, actions, compact });
     this.element = h("article", { class: `message ${node.role}`, tabindex: "0", dataset: { id: node.id } });
     this.element.addEventListener("keydown", (event) => this.onKey(event));
-    this.body = h("div", { class: node.role === "assistant" ? "md" : "said", dir: "auto" });
+    this.body = h("div", { class: node.role === "assistant" ? "md body" : "said body", dir: "auto" });
     this.head = h("div", { class: "who" });
     this.reasoning = h("div", { class: "md quiet" });
     this.thought = h("details", { class: "fold", hidden: true }, h("summary", {}, icon("think"), h("span"), icon("fold")), this.reasoning);

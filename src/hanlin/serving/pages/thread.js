@@ -9,7 +9,9 @@ import { path } from "./tree.js";
 export class Thread {
   constructor(element, scroller, actions) {
     Object.assign(this, { element, scroller, actions });
+    /** Views by what they show: a message, or a comparison; and by the messages in them. */
     this.views = new Map();
+    this.byNode = new Map();
     this.dirty = new Set();
     this.pinned = true;
     this.cost = 0;
@@ -24,17 +26,17 @@ export class Thread {
     if (fresh || conversation !== this.conversation) this.views.clear();
     this.conversation = conversation;
     const shown = [];
-    const views = new Map();
+    const [views, byNode] = [new Map(), new Map()];
     for (const node of path(conversation)) {
       const pair = openDuel(conversation, node);
       const key = pair ? `duel ${node.duel.id}` : node.id;
       const view = this.views.get(key) ?? (pair ? new DuelView(conversation, pair, this.actions) : new MessageView(conversation, node, this.actions));
       views.set(key, view);
-      for (const member of pair ?? [node]) views.set(member.id, view);
+      for (const member of pair ?? [node]) byNode.set(member.id, view);
       view.update();
       shown.push(view.element);
     }
-    this.views = views;
+    [this.views, this.byNode] = [views, byNode];
     const current = Array.from(this.element.children);
     if (current.length !== shown.length || current.some((element, index) => element !== shown[index])) this.place(shown);
     this.follow();
@@ -51,7 +53,7 @@ export class Thread {
 
   /** Asks for a message to be drawn with the next frame; slow drawing makes the frames rarer, so that typing stays free. */
   changed(node) {
-    const view = this.views.get(node.id);
+    const view = this.byNode.get(node.id);
     if (!view) return;
     this.dirty.add(view);
     if (this.frame) return;
@@ -78,11 +80,11 @@ export class Thread {
   }
 
   view(id) {
-    return this.views.get(id);
+    return this.byNode.get(id);
   }
 
   /** A note under a message that lasts until the message is drawn elsewhere. */
   noteUnder(id, element) {
-    this.views.get(id)?.extra?.replaceChildren(h("div", {}, element));
+    this.byNode.get(id)?.extra?.replaceChildren(h("div", {}, element));
   }
 }

@@ -88,7 +88,7 @@ export function messagesTo(conversation, id) {
 /** A title from the first message. */
 export function titleOf(conversation) {
   if (conversation.title) return conversation.title;
-  const first = path(conversation)[0]?.content.trim().replace(/\s+/g, " ") ?? "";
+  const first = conversation.nodes[conversation.roots[0]]?.content.trim().replace(/\s+/g, " ") ?? "";
   return first.length > 60 ? `${first.slice(0, 59)}…` : first;
 }
 
