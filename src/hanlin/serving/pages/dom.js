@@ -7,6 +7,8 @@ const SVG = "http://www.w3.org/2000/svg";
  * attributes; false, null and undefined leave an attribute out. Children that are strings become text. */
 export function h(tag, props = {}, ...children) {
   const element = document.createElement(tag);
+  // Children first: under dir="auto" a browser would look through all of them again for each one that is added.
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   for (const [name, value] of Object.entries(props)) {
     if (name === "on") {
       for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
@@ -21,7 +23,6 @@ export function h(tag, props = {}, ...children) {
       element.setAttribute(name, value === true ? "" : String(value));
     }
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 

@@ -87,7 +87,7 @@ function quote(lines, at, depth) {
   for (; end < lines.length; end += 1) {
     const match = /^ {0,3}> ?/.exec(lines[end]);
     if (match) inner.push(lines[end].slice(match[0].length));
-    else if (lines[end].trim() && inner.at(-1)?.trim() && !starts(lines, end)) inner.push(lines[end]);
+    else if (lines[end].trim() && inner.at(-1)?.trim() && !starts(lines, end, "lazy")) inner.push(lines[end]);
     else break;
   }
   return { type: "quote", blocks: parse(inner, depth + 1), to: end };
@@ -123,7 +123,7 @@ function list(lines, at, depth) {
       items.push(inner);
     } else if (indent >= width || (marker && indent > base + 1)) {
       inner.push(line.slice(Math.min(indent, width)));
-    } else if (!blank && !starts(lines, end)) {
+    } else if (!blank && !starts(lines, end, "lazy")) {
       inner.push(line.trimStart());
     } else break;
     blank = false;
@@ -146,7 +146,7 @@ function table(lines, at) {
   const align = marks.map((mark) => (mark.startsWith(":") && mark.endsWith(":") ? "center" : mark.endsWith(":") ? "right" : mark.startsWith(":") ? "left" : null));
   const rows = [];
   let end = at + 2;
-  for (; end < lines.length && lines[end].trim() && !starts(lines, end, true); end += 1) {
+  for (; end < lines.length && lines[end].trim() && !starts(lines, end, "table"); end += 1) {
     const row = cells(lines[end]);
     rows.push(head.map((_, column) => row[column] ?? ""));
   }
@@ -167,13 +167,14 @@ function cells(line) {
   return out;
 }
 
-/** Whether a line begins a block that ends the paragraph before it. */
-function starts(lines, at, inTable = false) {
+/** Whether a line begins a block that ends the paragraph before it. In the same block a number other than 1 begins no list
+ * (it may be a year that the line happened to begin with); after a list or a quote (`lazy`) it does. */
+function starts(lines, at, where = "paragraph") {
   const line = lines[at];
   if (FENCE.test(line) || HEADING.test(line) || RULE.test(line) || /^ {0,3}>/.test(line)) return true;
   const marker = MARKER.exec(line);
-  if (marker && marker[5] && (marker[2] || Number(marker[3]) === 1)) return true;
-  return !inTable && (math(lines, at) !== null || table(lines, at) !== null);
+  if (marker && marker[5] && (marker[2] || Number(marker[3]) === 1 || where === "lazy")) return true;
+  return where !== "table" && (math(lines, at) !== null || table(lines, at) !== null);
 }
 
 function paragraph(lines, at, depth) {

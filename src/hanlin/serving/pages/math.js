@@ -155,7 +155,8 @@ class Parser {
       } else if (token === "^" && over === null) {
         this.at += 1;
         over = this.argument();
-      } else break;
+      } else if (token === "_" || token === "^") throw new Unknown("a second script");
+      else break;
     }
     if (primes) over = over ? node("mrow", {}, [mo(primes), over]) : mo(primes);
     if (!under && !over) return atom.nodes;

@@ -16,10 +16,10 @@ export class MarkdownView {
   }
 
   set(text) {
-    // Text that only grew cannot change any block but its last.
-    const last = text.startsWith(this.text) ? this.blocks.at(-1) : undefined;
-    const from = last ? last.start : 0;
-    const kept = last ? this.blocks.length - 1 : 0;
+    // Text that only grew changes the last block, or joins it to the one before (a "1" that becomes "1." is an item of the
+    // list above it), but none further up.
+    const kept = text.startsWith(this.text) ? Math.max(this.blocks.length - 2, 0) : 0;
+    const from = kept ? this.blocks[kept].start : 0;
     const fresh = parseBlocks(text.slice(from));
     fresh.forEach((block, index) => {
       const source = text.slice(from + block.start, from + block.end);
