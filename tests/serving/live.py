@@ -16,7 +16,7 @@ from hanlin.inference import LanguageModel
 from hanlin.serving.api.server import Server
 from hanlin.serving.api.service import Service
 from hanlin.serving.keys import Keys
-from hanlin.serving.launch import loader
+from hanlin.serving.launch import loader, moderator
 from hanlin.serving.models import Models
 from hanlin.serving.settings import ModelSettings, ServeSettings
 from hanlin.serving.store import Database
@@ -83,7 +83,7 @@ def serving(
         served = Models(load or loader(chosen), chosen.dtype)
         for one in chosen.models:
             await served.load(one)
-        service = Service(chosen, served, keys, store)
+        service = Service(chosen, served, keys, store, moderator(chosen))
         server = Server(service, lambda _: ready.set())
         found.append(Live(service, server))
         await server.serve()

@@ -82,7 +82,9 @@ def test_what_is_made_from_the_description_is_answered_by_it(
     def run(case: Any) -> None:
         if wanted is GenerationMode.POSITIVE and isinstance(case.body, dict) and "model" in case.body:
             case.body["model"] = "tiny"  # one that is there: what follows would not be reached otherwise
-        case.call_and_validate(checks=checks)
+        response = case.call()
+        if response.status_code != 413:  # too large to be looked into is refused as well
+            case.validate_response(response, checks=checks)
 
     run()
     assert live.quiet()

@@ -234,7 +234,7 @@ def test_a_failure_in_the_middle_of_a_stream(live: Live, monkeypatch: pytest.Mon
     def broken(*_: Any) -> Any:
         raise RuntimeError("the secret is swordfish")
 
-    monkeypatch.setattr(ChatAnswer, "_pieces", broken)
+    monkeypatch.setattr(ChatAnswer, "_told", broken)
     with live.client() as client, client.stream("POST", CHAT_PATH, json={**CHAT, "stream": True}) as response:
         text = response.read().decode()
     assert '"type":"server_error"' in text and "swordfish" not in text and text.endswith("data: [DONE]\n\n")

@@ -13,6 +13,7 @@ from hanlin.serving.api.server import Server
 from hanlin.serving.api.service import Service
 from hanlin.serving.keys import Keys
 from hanlin.serving.models import Models
+from hanlin.serving.moderation import Moderator, RuleModerator
 from hanlin.serving.settings import ServeSettings, is_loopback
 from hanlin.serving.store import Database, default_url
 
@@ -52,7 +53,7 @@ async def _serve(
     settings: ServeSettings, database: Database, keys: Keys | None, say: Say, started: Callable[[str], None]
 ) -> None:
     models = Models(loader(settings), settings.dtype)
-    service = Service(settings, models, keys, database)
+    service = Service(settings, models, keys, database, moderator(settings))
     for one in settings.models:
         version = await models.load(one)
         seconds = await models.warm(version.name, version.version)
@@ -67,3 +68,10 @@ def loader(settings: ServeSettings) -> Callable[[Path, str], LanguageModel]:
     from hanlin.inference import load
 
     return lambda directory, dtype: load(directory, dtype, max_batch=settings.max_batch)
+
+
+def moderator(settings: ServeSettings) -> Moderator | None:
+    """Who hears what is asked and answered."""
+    if settings.moderation is None:
+        return None
+    return RuleModerator(None if settings.moderation == "rules" else Path(settings.moderation))

@@ -60,6 +60,9 @@ class ServeSettings(Settings):
     """Largest body of a request."""
     limits: Limits = Limits()
     """What one key may use, where the key itself says nothing else."""
+    moderation: str | None = "rules"
+    """What is asked and answered is held against rules: `rules` are the package's own, else a YAML file of rules; null:
+    everything passes."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Most tokens that an answer may ask for; null: what the model's context holds."""
     header_seconds: Seconds = 10

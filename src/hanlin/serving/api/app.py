@@ -10,7 +10,20 @@ from typing import Any
 from fastapi import Depends, FastAPI
 
 from hanlin import __version__
-from hanlin.serving.api import admin, auth, chat, completions, embeddings, errors, feedback, health, metrics, texts
+from hanlin.serving import pages
+from hanlin.serving.api import (
+    admin,
+    annotation,
+    auth,
+    chat,
+    completions,
+    embeddings,
+    errors,
+    feedback,
+    health,
+    metrics,
+    texts,
+)
 from hanlin.serving.api.guard import Guard
 from hanlin.serving.api.service import Service
 
@@ -36,7 +49,9 @@ def create_app(service: Service) -> FastAPI:
     for module in (chat, completions, embeddings, texts, feedback, metrics):
         app.include_router(module.router, dependencies=[Depends(auth.user)])
     app.include_router(health.router)
+    app.include_router(annotation.router)
     app.include_router(admin.router)
+    pages.mount(app)
     app.openapi = lambda: _described(app)
     app.add_middleware(_Guarded, service=service)
     return app
@@ -48,8 +63,8 @@ class _Guarded(Guard):
 
 
 def _described(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's description, but that what is wrong with a request is told by 400, never 422, and that a service without
-    keys wants none."""
+    """FastAPI's description, but that what is wrong with a request is told by 400, never 422, and that a service
+    without keys wants none."""
     if app.openapi_schema is None:
         keyless = app.state.service.keys is None
         described = FastAPI.openapi(app)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +12,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from hanlin.inference import Constraint, Delta, expand
+from hanlin.inference import Constraint, expand
 from hanlin.inference import Request as EngineRequest
 from hanlin.inference.tool_calls import ToolCall, ToolCallStream
 from hanlin.serving.api import envelope, replies
 from hanlin.serving.api.body import JsonRoute
 from hanlin.serving.api.errors import unsupported
 from hanlin.serving.api.generation import ClientGone, unless_gone
+from hanlin.serving.api.moderated import Piece
 from hanlin.serving.api.protocol import ChatRequest, JsonSchemaFormat, NamedTool
 from hanlin.serving.api.sampling import bounded, check_constraint, check_sequences, settings_of, structure_of
 from hanlin.serving.api.service import Ticket, key_of, or_close, prepared, service_of, sticky_of
@@ -91,6 +93,7 @@ async def _prepare(
     if body.logprobs:
         settings["logprobs"] = body.top_logprobs or 0
     messages = [message.as_dict() for message in body.messages]
+    await ticket.service.check([message["content"] for message in messages if message["role"] != "assistant"])
 
     def render() -> EngineRequest:
         check_constraint(model, constraint, param)
@@ -116,22 +119,21 @@ class _Choice:
         self.ids: list[int] = []
         self.finish_reason: str | None = None
 
-    def take(self, delta: Delta) -> tuple[str, list[dict[str, Any]]]:
+    def take(self, piece: Piece) -> tuple[str, list[dict[str, Any]]]:
         """What this piece adds: content, and whole calls."""
-        pieces: list[str | ToolCall] = [delta.text]
+        parts: list[str | ToolCall] = [piece.text]
         if self._calls is not None:
-            pieces = self._calls.push(delta.text)
-            if delta.finish_reason is not None:
-                pieces += self._calls.finish()
-        text = "".join(piece for piece in pieces if isinstance(piece, str))
-        calls = [_call(piece) for piece in pieces if isinstance(piece, ToolCall)]
+            parts = self._calls.push(piece.text)
+            if piece.finish_reason is not None:
+                parts += self._calls.finish()
+        text = "".join(part for part in parts if isinstance(part, str))
+        calls = [_call(part) for part in parts if isinstance(part, ToolCall)]
         self.content += text
         self.tool_calls += calls
-        self.ids += delta.ids
-        if delta.finish_reason is not None:
-            self.finish_reason = (
-                "tool_calls" if self.tool_calls and delta.finish_reason == "stop" else delta.finish_reason
-            )
+        self.ids += piece.ids
+        if piece.finish_reason is not None:
+            called = self.tool_calls and piece.finish_reason == "stop"
+            self.finish_reason = "tool_calls" if called else piece.finish_reason
         return text, calls
 
 
@@ -163,22 +165,26 @@ class ChatAnswer:
         for index in range(len(self._requests)):
             role = {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None}
             yield self._chunk([{**role, "finish_reason": None}], **usage, **prompt_ids)
-        async for index, delta in self._ticket.deltas(self._requests):
-            self._envelope.completion_tokens += len(delta.ids)
-            for choice in self._pieces(index, delta):
-                yield self._chunk([choice], **usage)
+        async with aclosing(self._ticket.pieces(self._requests)) as pieces:
+            async for piece in pieces:
+                for choice in self._told(piece):
+                    yield self._chunk([choice], **usage)
+        self._count()
         if usage:
             yield self._chunk([], usage=self._envelope.usage())
 
     def _chunk(self, choices: list[dict[str, Any]], **rest: Any) -> dict[str, Any]:
         return self._envelope.wrap("chat.completion.chunk", choices=choices, **rest)
 
-    def _pieces(self, index: int, delta: Delta) -> list[dict[str, Any]]:
+    def _count(self) -> None:
+        self._envelope.completion_tokens = sum(len(choice.ids) for choice in self._choices)
+
+    def _told(self, piece: Piece) -> list[dict[str, Any]]:
         """The choices of the chunks that a piece makes; none where there is nothing to tell yet (half a character, the
         beginning of a stop string or of a call)."""
-        choice = self._choices[index]
+        choice = self._choices[piece.index]
         first = len(choice.tool_calls)
-        text, calls = choice.take(delta)
+        text, calls = choice.take(piece)
         told: list[dict[str, Any]] = [{"content": text}] if text else []
         for number, call in enumerate(calls, start=first):
             # As OpenAI does: who is called, then with what.
@@ -187,35 +193,36 @@ class ChatAnswer:
             told.append({"tool_calls": [begun]})
             told.append({"tool_calls": [{"index": number, "function": {"arguments": function["arguments"]}}]})
         reported = self._body.logprobs or self._body.return_token_ids
-        if not told and (reported or choice.finish_reason is not None):
+        if not told and ((reported and piece.ids) or choice.finish_reason is not None):
             told.append({})
         made: list[dict[str, Any]] = [
-            {"index": index, "delta": one, "logprobs": None, "finish_reason": None} for one in told
+            {"index": piece.index, "delta": one, "logprobs": None, "finish_reason": None} for one in told
         ]
         if made:
-            made[0]["logprobs"] = self._logprobs(delta)
+            made[0]["logprobs"] = self._logprobs(piece)
             made[-1]["finish_reason"] = choice.finish_reason
             if self._body.return_token_ids:
-                made[0]["token_ids"] = delta.ids
+                made[0]["token_ids"] = piece.ids
         return made
 
-    def _logprobs(self, delta: Delta) -> dict[str, Any] | None:
+    def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
         if not self._body.logprobs:
             return None
         count = self._body.top_logprobs or 0
-        tops = delta.top_logprobs or [{}] * len(delta.ids)
+        tops = piece.top_logprobs or [{}] * len(piece.ids)
         entries = [
             self._vocabulary.chat_logprob(token, logprob, top, count)
-            for token, logprob, top in zip(delta.ids, delta.logprobs, tops, strict=True)
+            for token, logprob, top in zip(piece.ids, piece.logprobs, tops, strict=True)
         ]
         return {"content": entries, "refusal": None}
 
     async def whole(self) -> dict[str, Any]:
-        async for index, delta in self._ticket.deltas(self._requests):
-            self._envelope.completion_tokens += len(delta.ids)
-            choice = self._choices[index]
-            choice.take(delta)
-            choice.logprobs += (self._logprobs(delta) or {"content": []})["content"]
+        async with aclosing(self._ticket.pieces(self._requests)) as pieces:
+            async for piece in pieces:
+                choice = self._choices[piece.index]
+                choice.take(piece)
+                choice.logprobs += (self._logprobs(piece) or {"content": []})["content"]
+        self._count()
         rest: dict[str, Any] = {}
         if self._body.return_token_ids:
             rest["prompt_token_ids"] = list(self._requests[0].prompt_ids)

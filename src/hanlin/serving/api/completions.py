@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -10,12 +11,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from hanlin.inference import Completion, Delta, expand, likeliest
 from hanlin.inference import Request as EngineRequest
+from hanlin.inference import expand
 from hanlin.serving.api import envelope, replies
 from hanlin.serving.api.body import JsonRoute
 from hanlin.serving.api.errors import invalid, unsupported
 from hanlin.serving.api.generation import ClientGone, unless_gone
+from hanlin.serving.api.moderated import Piece
 from hanlin.serving.api.protocol import CompletionRequest
 from hanlin.serving.api.sampling import (
     PromptScores,
@@ -103,7 +105,9 @@ async def _prepare(
 
     made: list[_Prompt] = []
     count = 0
-    for text, request in await prepared(ticket, tokenise):
+    tokenised = await prepared(ticket, tokenise)
+    await ticket.service.check([text for text, _ in tokenised])
+    for text, request in tokenised:
         first = bounded(request, model, body.max_tokens, DEFAULT_TOKENS, ticket.service.settings, "prompt")
         requests = expand(replace(first, n=body.n or 1, best_of=body.best_of))
         made.append(_Prompt(text, requests, count))
@@ -136,22 +140,23 @@ class TextAnswer:
             for index in range(prompt.first, prompt.first + len(prompt.requests)):
                 offsets[index].start(len(prompt.text))
                 yield self._chunk(index, prompt.text, None, None, **usage)
-        async for index, delta in self._ticket.deltas(self._requests):
-            if self._body.max_tokens == 0:
-                delta = Delta(text="", ids=[], logprobs=[], finish_reason=delta.finish_reason and "length")
-            self._envelope.completion_tokens += len(delta.ids)
-            logprobs = None
-            if self._body.logprobs is not None:
-                logprobs = self._logprobs(delta.ids, delta.logprobs, delta.top_logprobs, offsets[index])
-            if not (delta.text or delta.finish_reason or logprobs or self._body.return_token_ids):
-                continue
-            extra: dict[str, Any] = {}
-            if self._body.return_token_ids:
-                extra["token_ids"] = delta.ids
-                if not told[index]:
-                    extra["prompt_token_ids"] = list(self._requests[index].prompt_ids)
-                    told[index] = True
-            yield self._chunk(index, delta.text, logprobs, delta.finish_reason, extra, **usage)
+        async with aclosing(self._pieces()) as pieces:
+            async for piece in pieces:
+                index = piece.index
+                self._envelope.completion_tokens += len(piece.ids)
+                logprobs = None
+                if self._body.logprobs is not None and piece.ids:
+                    logprobs = self._logprobs(piece.ids, piece.logprobs, piece.top_logprobs, offsets[index])
+                reported = piece.ids and self._body.return_token_ids
+                if not (piece.text or piece.finish_reason or logprobs or reported):
+                    continue
+                extra: dict[str, Any] = {}
+                if self._body.return_token_ids:
+                    extra["token_ids"] = piece.ids
+                    if not told[index]:
+                        extra["prompt_token_ids"] = list(self._requests[index].prompt_ids)
+                        told[index] = True
+                yield self._chunk(index, piece.text, logprobs, piece.finish_reason, extra, **usage)
         if usage:
             yield self._envelope.wrap("text_completion", choices=[], usage=self._envelope.usage())
 
@@ -189,47 +194,53 @@ class TextAnswer:
             "text_offset": offsets.of(ids),
         }
 
+    async def _pieces(self) -> AsyncGenerator[Piece]:
+        async with aclosing(self._ticket.pieces(self._requests)) as pieces:
+            async for piece in pieces:
+                if self._body.max_tokens == 0:
+                    # The engine's one token was drawn only because it must draw one.
+                    piece = Piece(piece.index, "", [], [], [], piece.finish_reason and "length")
+                yield piece
+
     async def whole(self) -> dict[str, Any]:
-        done: list[Completion | None] = [None] * len(self._requests)
-        async for index, delta in self._ticket.deltas(self._requests):
-            done[index] = delta.completion or done[index]
+        done = [Piece(index, "", [], [], []) for index in range(len(self._requests))]
+        async with aclosing(self._pieces()) as pieces:
+            async for piece in pieces:
+                done[piece.index].append(piece)
+        self._envelope.completion_tokens = sum(len(one.ids) for one in done)
         choices: list[dict[str, Any]] = []
         for prompt in self._prompts:
-            found = [one for one in done[prompt.first : prompt.first + len(prompt.requests)] if one is not None]
-            generated = 0 if self._body.max_tokens == 0 else sum(len(one.ids) for one in found)
-            self._envelope.completion_tokens += generated
+            found = done[prompt.first : prompt.first + len(prompt.requests)]
             if self._body.best_of is not None:
-                found = likeliest(found, self._body.n or 1)
-            for completion in found:
-                choices.append(self._choice(len(choices), prompt, completion))
+                found = sorted(found, key=_mean_logprob, reverse=True)[: self._body.n or 1]
+            for piece in found:
+                choices.append(self._choice(len(choices), prompt, piece))
         return self._envelope.wrap("text_completion", choices=choices, usage=self._envelope.usage())
 
-    def _choice(self, index: int, prompt: _Prompt, completion: Completion) -> dict[str, Any]:
+    def _choice(self, index: int, prompt: _Prompt, answer: Piece) -> dict[str, Any]:
         body, prompt_ids = self._body, list(prompt.requests[0].prompt_ids)
-        # With max_tokens 0 the engine's one token was drawn only because it must draw one.
-        nothing = body.max_tokens == 0
-        ids = [] if nothing else completion.ids
-        text = ("" if not body.echo else prompt.text) + ("" if nothing else completion.text)
         logprobs = None
         if body.logprobs is not None:
-            offsets = Offsets(self._vocabulary)
-            tops: list[Mapping[int, float] | None] = [] if nothing else list(completion.top_logprobs)
-            values: list[float | None] = [] if nothing else list(completion.logprobs)
-            all_ids = list(ids)
+            ids, values = answer.ids, list[float | None](answer.logprobs)
+            tops: list[Mapping[int, float] | None] = [*answer.top_logprobs] or [{}] * len(ids)
             if body.echo:
                 assert prompt.scores is not None
-                all_ids, values = prompt_ids + all_ids, prompt.scores.values + values
-                tops = prompt.scores.likeliest(body.logprobs) + (tops or [{}] * len(ids))
-            logprobs = self._logprobs(all_ids, values, tops, offsets)
+                ids, values = prompt_ids + ids, prompt.scores.values + values
+                tops = prompt.scores.likeliest(body.logprobs) + tops
+            logprobs = self._logprobs(ids, values, tops, Offsets(self._vocabulary))
         choice: dict[str, Any] = {
             "index": index,
-            "text": text,
+            "text": (prompt.text if body.echo else "") + answer.text,
             "logprobs": logprobs,
-            "finish_reason": "length" if nothing else completion.finish_reason,
+            "finish_reason": answer.finish_reason,
         }
         if body.return_token_ids:
-            choice |= {"token_ids": ids, "prompt_token_ids": prompt_ids}
+            choice |= {"token_ids": answer.ids, "prompt_token_ids": prompt_ids}
         if body.prompt_logprobs is not None:
             assert prompt.scores is not None
             choice["prompt_logprobs"] = prompt.scores.entries(self._vocabulary, body.prompt_logprobs)
         return choice
+
+
+def _mean_logprob(answer: Piece) -> float:
+    return sum(answer.logprobs) / len(answer.logprobs) if answer.logprobs else float("-inf")

@@ -7,23 +7,27 @@ import contextlib
 import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from fastapi import Request as HttpRequest
 
 from hanlin.artifacts import HanlinError
-from hanlin.inference import Delta, LanguageModel, Request
+from hanlin.inference import LanguageModel, Request
 from hanlin.inference.embeddings import prompt_logprobs
+from hanlin.serving.annotation import Annotation
 from hanlin.serving.api.errors import ApiError
 from hanlin.serving.api.generation import Preparation, deltas
 from hanlin.serving.api.guard import Drain
 from hanlin.serving.api.health import Pulse
 from hanlin.serving.api.metrics import Metrics
+from hanlin.serving.api.moderated import Piece, moderated
 from hanlin.serving.api.sampling import PromptScores
 from hanlin.serving.feedback import FeedbackStore
 from hanlin.serving.keys import ApiKey, Keys
 from hanlin.serving.limits import Admission, Limiter, LimitError
 from hanlin.serving.models import Models, NoSuchModel, Version
+from hanlin.serving.moderation import Moderator
 from hanlin.serving.settings import ServeSettings
 from hanlin.serving.store import Database
 
@@ -40,12 +44,15 @@ class Service:
     """None: whoever reaches the service may use it."""
     database: Database | None = None
     """None: nothing is remembered, and feedback refused."""
+    moderator: Moderator | None = None
+    """Hears what is asked and answered; None: everything passes."""
     drain: Drain = field(default_factory=Drain)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.models)
         self.preparation = Preparation(self.settings.prepare_seconds)
         self.limiter = Limiter()
+        self.annotation = None if self.database is None else Annotation(self.database)
         self.feedback = None if self.database is None else FeedbackStore(self.database)
         self.reading = asyncio.Lock()
         """One pass over texts outside the engine at a time"""
@@ -77,6 +84,17 @@ class Service:
             self.metrics.refused.labels("limit").inc()
             status = 429 if error.retry_after is not None else 400
             raise ApiError(status, f"{error}.", code="rate_limit_exceeded", retry_after=error.retry_after) from None
+
+    async def check(self, texts: Sequence[str]) -> None:
+        """Let the moderator hear what is asked. Raises ApiError (400)."""
+        if self.moderator is None:
+            return
+        verdict = await self.preparation.run(partial(self.moderator.check, "\n".join(texts), "input"))
+        if not verdict.allowed:
+            what = ", ".join(verdict.categories)
+            raise ApiError(
+                400, f"This is not answered here ({what}). {verdict.message}".rstrip(), code="content_filter"
+            )
 
     def _until_a_place(self, version: Version) -> float:
         """Seconds: about a second for each batch that stands before."""
@@ -122,8 +140,15 @@ class Ticket:
             values, tops = await asyncio.to_thread(prompt_logprobs, self.model.engine.model, ids, top)
         return PromptScores(ids, values, tops)
 
-    async def deltas(self, requests: Sequence[Request]) -> AsyncGenerator[tuple[int, Delta]]:
-        """The pieces of the answers. Raises ApiError when time runs out or the model's scores are no numbers."""
+    def pieces(self, requests: Sequence[Request]) -> AsyncGenerator[Piece]:
+        """The pieces of the answers, each with its request's number, as far as the moderator lets them out.
+
+        Raises ApiError when time runs out or the model's scores are no numbers.
+        """
+        moderator, pieces = self.service.moderator, self._pieces(requests)
+        return pieces if moderator is None else moderated(pieces, moderator, len(requests))
+
+    async def _pieces(self, requests: Sequence[Request]) -> AsyncGenerator[Piece]:
         seconds = self.service.settings.request_seconds
         until = asyncio.get_running_loop().time() + seconds
         source = deltas(self.model.engine, requests, self.service.metrics, self.version.id)
@@ -142,7 +167,7 @@ class Ticket:
                     why = (delta.completion and delta.completion.error) or "the model's scores were not numbers"
                     raise ApiError(500, f"The answer could not be finished: {why}.", code="model_error")
                 self.tokens += len(delta.ids)
-                yield number, delta
+                yield Piece.of(number, delta)
 
 
 def service_of(request: HttpRequest) -> Service:
