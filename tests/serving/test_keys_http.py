@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from hanlin.serving.feedback import FeedbackStore
 from hanlin.serving.keys import KeyLimits, Keys
 from hanlin.serving.settings import ModelSettings
 from hanlin.serving.store import Database
+from hanlin.serving.store.tables import request_log
 from tests.serving.live import Live, serving
 from tests.serving.test_refusals import CHAT, CHAT_PATH, refusal
 
@@ -141,3 +143,21 @@ def test_feedback_is_kept_and_withdrawn(keyed: Keyed) -> None:
         refusal(client.delete(path, headers=bearer(mine)), 404)
         second = keyed.ask(mine, body, "/v1/feedback").json()["id"]
         assert client.delete(f"/v1/feedback/{second}", headers=bearer(admin)).status_code == 204
+
+
+def test_requests_are_logged_without_what_was_said(keyed: Keyed) -> None:
+    key, secret = keyed.keys.create("logged")
+    for body in (CHAT, {**CHAT, "stream": True}, {**CHAT, "model": "none"}):
+        keyed.ask(secret, body)
+    keyed.ask(secret, {"model": "tiny", "input": "hello"}, "/v1/embeddings")
+    log = keyed.service.request_log
+    assert log is not None and log.flush()
+    with keyed.database.read() as connection:
+        query = sa.select(request_log).where(request_log.c.key == key.prefix).order_by(request_log.c.id)
+        rows = [dict(row) for row in connection.execute(query).mappings()]
+    assert sorted(row["status"] for row in rows) == [200, 200, 200, 404]
+    answered = [row for row in rows if row["path"] == CHAT_PATH and row["status"] == 200]
+    for row in answered:
+        assert row["model"] == "tiny@1" and row["prompt_tokens"] > 0 and row["completion_tokens"] == 3
+        assert 0 < row["first_token_seconds"] <= row["seconds"] < 60
+    assert "hello" not in str(rows)

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from hanlin.artifacts import HanlinError, Settings, UsageError
 from hanlin.artifacts.written import Written, findings, nearest, parse_value, read_mapping
 from hanlin.serving.limits import Limits
+from hanlin.serving.request_log import RequestLogSettings
 
 PREFIX = "HANLIN_SERVE_"
 """Of the environment's variables: `HANLIN_SERVE_PORT=8080` is `port: 8080`."""
@@ -60,6 +61,8 @@ class ServeSettings(Settings):
     """Largest body of a request."""
     limits: Limits = Limits()
     """What one key may use, where the key itself says nothing else."""
+    request_log: RequestLogSettings | None = RequestLogSettings()
+    """What of requests is kept in the database, and for how long; null: nothing."""
     moderation: str | None = "rules"
     """What is asked and answered is held against rules: `rules` are the package's own, else a YAML file of rules; null:
     everything passes."""

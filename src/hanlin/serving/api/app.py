@@ -59,7 +59,7 @@ def create_app(service: Service) -> FastAPI:
 
 class _Guarded(Guard):
     def __init__(self, app: Any, service: Service) -> None:
-        super().__init__(app, service.settings, service.drain, keyless=service.keys is None)
+        super().__init__(app, service.settings, service.drain, service.keys is None, service.request_log)
 
 
 def _described(app: FastAPI) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from hanlin.serving.api.generation import ClientGone, unless_gone
 from hanlin.serving.api.moderated import Piece
 from hanlin.serving.api.protocol import ChatRequest, JsonSchemaFormat, NamedTool
 from hanlin.serving.api.sampling import bounded, check_constraint, check_sequences, settings_of, structure_of
-from hanlin.serving.api.service import Ticket, key_of, or_close, prepared, service_of, sticky_of
+from hanlin.serving.api.service import Ticket, entry_of, key_of, or_close, prepared, service_of, sticky_of
 from hanlin.serving.api.sse import EventStream
 from hanlin.serving.api.vocabulary import Vocabulary
 from hanlin.serving.keys import ApiKey
@@ -40,7 +40,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     count = body.n or 1
     check_sequences(count, service.settings)
     version = service.version(body.model, sticky_of(request, body.user, body))
-    ticket = service.admit(version, count)
+    ticket = service.admit(version, count, entry_of(request))
     answer = await or_close(ticket, _prepare(body, ticket, key_of(request), constraint, param))
     if body.stream:
         return EventStream(answer.chunks(), ticket.close, request.state.request_id)
@@ -105,6 +105,8 @@ async def _prepare(
     first = bounded(rendered, model, body.most_tokens, None, ticket.service.settings, "messages")
     requests = expand(replace(first, n=body.n or 1))
     ticket.charge(key, len(first.prompt_ids), requests)
+    if ticket.keeps_content:
+        ticket.entry.prompt = messages
     return ChatAnswer(body, ticket, requests, [tool["function"]["name"] for tool in tools])
 
 
@@ -177,6 +179,8 @@ class ChatAnswer:
         return self._envelope.wrap("chat.completion.chunk", choices=choices, **rest)
 
     def _count(self) -> None:
+        if self._ticket.keeps_content:
+            self._ticket.entry.answer = [choice.content for choice in self._choices]
         self._envelope.completion_tokens = sum(len(choice.ids) for choice in self._choices)
 
     def _told(self, piece: Piece) -> list[dict[str, Any]]:

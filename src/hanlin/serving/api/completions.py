@@ -27,7 +27,7 @@ from hanlin.serving.api.sampling import (
     settings_of,
     structure_of,
 )
-from hanlin.serving.api.service import Ticket, key_of, or_close, prepared, service_of, sticky_of
+from hanlin.serving.api.service import Ticket, entry_of, key_of, or_close, prepared, service_of, sticky_of
 from hanlin.serving.api.sse import EventStream
 from hanlin.serving.api.vocabulary import Offsets, Vocabulary, finite
 from hanlin.serving.keys import ApiKey
@@ -49,7 +49,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     count = len(prompts) * (body.best_of or body.n or 1)
     check_sequences(count, service.settings)
     version = service.version(body.model, sticky_of(request, body.user, body))
-    ticket = service.admit(version, count)
+    ticket = service.admit(version, count, entry_of(request))
     answer = await or_close(ticket, _prepare(body, prompts, ticket, key_of(request)))
     if body.stream:
         return EventStream(answer.chunks(), ticket.close, request.state.request_id)
@@ -114,6 +114,8 @@ async def _prepare(
         count += len(requests)
     prompt_tokens = sum(len(prompt.requests[0].prompt_ids) for prompt in made)
     ticket.charge(key, prompt_tokens, [request for prompt in made for request in prompt.requests])
+    if ticket.keeps_content:
+        ticket.entry.prompt = [prompt.text for prompt in made]
     if body.prompt_logprobs is not None or (body.echo and body.logprobs is not None):
         top = max(body.prompt_logprobs or 0, body.logprobs or 0)
         for prompt in made:
@@ -136,6 +138,8 @@ class TextAnswer:
         usage: dict[str, Any] = {"usage": None} if options and options.include_usage else {}
         offsets = [Offsets(self._vocabulary) for _ in self._requests]
         told = [False] * len(self._requests)
+        kept = [""] * len(self._requests) if self._ticket.keeps_content else None
+        self._ticket.entry.answer = kept
         for prompt in self._prompts if self._body.echo else ():
             for index in range(prompt.first, prompt.first + len(prompt.requests)):
                 offsets[index].start(len(prompt.text))
@@ -144,6 +148,8 @@ class TextAnswer:
             async for piece in pieces:
                 index = piece.index
                 self._envelope.completion_tokens += len(piece.ids)
+                if kept is not None:
+                    kept[index] += piece.text
                 logprobs = None
                 if self._body.logprobs is not None and piece.ids:
                     logprobs = self._logprobs(piece.ids, piece.logprobs, piece.top_logprobs, offsets[index])
@@ -207,6 +213,8 @@ class TextAnswer:
         async with aclosing(self._pieces()) as pieces:
             async for piece in pieces:
                 done[piece.index].append(piece)
+        if self._ticket.keeps_content:
+            self._ticket.entry.answer = [one.text for one in done]
         self._envelope.completion_tokens = sum(len(one.ids) for one in done)
         choices: list[dict[str, Any]] = []
         for prompt in self._prompts:

@@ -16,7 +16,8 @@ from hanlin.serving.api.body import JsonRoute
 from hanlin.serving.api.errors import ApiError, unsupported
 from hanlin.serving.api.generation import ClientGone, unless_gone
 from hanlin.serving.api.protocol import EmbeddingRequest
-from hanlin.serving.api.service import Ticket, prepared, service_of, sticky_of
+from hanlin.serving.api.service import Ticket, entry_of, key_of, prepared, service_of, sticky_of
+from hanlin.serving.keys import ApiKey
 
 router = APIRouter(route_class=JsonRoute)
 BATCH_TOKENS = 4096
@@ -28,16 +29,16 @@ async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
     """A vector of length 1 for each text."""
     service = service_of(request)
     version = service.version(body.model, sticky_of(request, body.user, body))
-    ticket = service.admit(version, 1)
+    ticket = service.admit(version, 1, entry_of(request))
     try:
-        return JSONResponse(await unless_gone(request.receive, _embedded(body, ticket)))
+        return JSONResponse(await unless_gone(request.receive, _embedded(body, ticket, key_of(request))))
     except ClientGone:
         return Response(status_code=499)
     finally:
         ticket.close()
 
 
-async def _embedded(body: EmbeddingRequest, ticket: Ticket) -> dict[str, Any]:
+async def _embedded(body: EmbeddingRequest, ticket: Ticket, key: ApiKey | None) -> dict[str, Any]:
     model = ticket.model
     size = model.config.hidden_size
     if body.dimensions is not None and body.dimensions != size:
@@ -55,6 +56,7 @@ async def _embedded(body: EmbeddingRequest, ticket: Ticket) -> dict[str, Any]:
         ]
 
     texts = await prepared(ticket, tokenise)
+    ticket.charge(key, sum(map(len, texts)), [])
     for number, ids in enumerate(texts):
         if len(ids) > model.config.max_positions:
             raise ApiError(

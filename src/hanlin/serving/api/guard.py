@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hanlin.serving.api.errors import ApiError, error_body, log_failure
+from hanlin.serving.keys import ApiKey
+from hanlin.serving.request_log import RequestLog, RequestRecord
 from hanlin.serving.settings import ServeSettings, is_loopback
 
 SINGLE = (b"authorization", b"content-type", b"content-length", b"host")
@@ -20,8 +24,30 @@ HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 ]
+GONE = 499
+"""What the log has for a client that went before it was answered."""
 DRAIN_RETRY = 5
 """Seconds after which a client that met a leaving service is told to try again."""
+
+
+LOGGED = ("/v1/", "/admin/", "/tokenize", "/detokenize")
+"""Beginnings of the paths that the request log has rows of."""
+
+
+@dataclass
+class Entry:
+    """What the request log is told of a request; whoever answers it fills it in."""
+
+    began: float
+    """On the clock of `time.monotonic`"""
+    model: str = ""
+    version: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    first_token: float | None = None
+    """On the same clock"""
+    prompt: Any = None
+    answer: Any = None
 
 
 class Drain:
@@ -38,8 +64,10 @@ class Guard:
     Failures are told to the client without their inside, and to the log without what was asked.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings, drain: Drain, keyless: bool) -> None:
-        self.app, self.settings, self.drain, self.keyless = app, settings, drain, keyless
+    def __init__(
+        self, app: ASGIApp, settings: ServeSettings, drain: Drain, keyless: bool, log: RequestLog | None
+    ) -> None:
+        self.app, self.settings, self.drain, self.keyless, self.log = app, settings, drain, keyless, log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,6 +81,7 @@ class Guard:
             await outgoing.refuse(*refusal)
             return
         self.drain.running += 1
+        entry = scope["state"]["entry"] = Entry(time.monotonic())
         try:
             outgoing.incoming = incoming = _Incoming(receive, scope["headers"], self.settings)
             await self.app(scope, incoming, outgoing)
@@ -63,6 +92,8 @@ class Guard:
             # Else the answer ends in the middle, and uvicorn closes the connection: the client sees that it is cut.
         finally:
             self.drain.running -= 1
+            if self.log is not None and scope["path"].startswith(LOGGED):
+                self.log.record(_record(scope, entry, outgoing.status))
 
     def _refusal(self, scope: Scope) -> tuple[int, str, str | None] | None:
         """Status, message and code where the request goes no further."""
@@ -87,6 +118,25 @@ class Guard:
     def _knows_host(self, host: str) -> bool:
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
         return is_loopback(name) or name == self.settings.host
+
+
+def _record(scope: Scope, entry: Entry, status: int) -> RequestRecord:
+    key: ApiKey | None = scope["state"].get("key")
+    seconds = time.monotonic() - entry.began
+    return RequestRecord(
+        path=scope["path"][:200],
+        status=status,
+        seconds=seconds,
+        time=time.time() - seconds,
+        key="" if key is None else key.prefix,
+        model=entry.model,
+        version=entry.version,
+        prompt_tokens=entry.prompt_tokens,
+        completion_tokens=entry.completion_tokens,
+        first_token_seconds=None if entry.first_token is None else entry.first_token - entry.began,
+        prompt=entry.prompt,
+        answer=entry.answer,
+    )
 
 
 class _Incoming:
@@ -123,11 +173,12 @@ class _Outgoing:
     def __init__(self, send: Send, request_id: str) -> None:
         self._send, self._request_id = send, request_id
         self.started = False
+        self.status = GONE
         self.incoming: _Incoming | None = None
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.started = True
+            self.started, self.status = True, message["status"]
             given: list[tuple[bytes, bytes]] = list(message.get("headers", []))
             names = {name.lower() for name, _ in given}
             added = [(b"x-request-id", self._request_id.encode()), *HEADERS]

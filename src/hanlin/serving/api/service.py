@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +19,7 @@ from hanlin.inference.embeddings import prompt_logprobs
 from hanlin.serving.annotation import Annotation
 from hanlin.serving.api.errors import ApiError
 from hanlin.serving.api.generation import Preparation, deltas
-from hanlin.serving.api.guard import Drain
+from hanlin.serving.api.guard import Drain, Entry
 from hanlin.serving.api.health import Pulse
 from hanlin.serving.api.metrics import Metrics
 from hanlin.serving.api.moderated import Piece, moderated
@@ -28,6 +29,7 @@ from hanlin.serving.keys import ApiKey, Keys
 from hanlin.serving.limits import Admission, Limiter, LimitError
 from hanlin.serving.models import Models, NoSuchModel, Version
 from hanlin.serving.moderation import Moderator
+from hanlin.serving.request_log import RequestLog
 from hanlin.serving.settings import ServeSettings
 from hanlin.serving.store import Database
 
@@ -51,7 +53,11 @@ class Service:
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.models)
         self.preparation = Preparation(self.settings.prepare_seconds)
-        self.limiter = Limiter()
+        self.request_log = None
+        if self.database is not None and self.settings.request_log is not None:
+            self.request_log = RequestLog(self.database, self.settings.request_log)
+        used = self.request_log.tokens_since(time.time() // 86400 * 86400) if self.request_log else None
+        self.limiter = Limiter(used_today=used)
         self.annotation = None if self.database is None else Annotation(self.database)
         self.feedback = None if self.database is None else FeedbackStore(self.database)
         self.reading = asyncio.Lock()
@@ -64,7 +70,7 @@ class Service:
         except NoSuchModel as error:
             raise ApiError(404, str(error), param="model", code="model_not_found") from None
 
-    def admit(self, version: Version, answers: int) -> Ticket:
+    def admit(self, version: Version, answers: int, entry: Entry) -> Ticket:
         """A place for so many answers. Raises ApiError (429) when the queue has none."""
         if version.waiting + answers > self.settings.max_batch + self.settings.queue:
             self.metrics.refused.labels("queue").inc()
@@ -74,7 +80,7 @@ class Service:
                 code="overloaded",
                 retry_after=self._until_a_place(version),
             )
-        return Ticket(self, version, answers)
+        return Ticket(self, version, answers, entry)
 
     def let_in(self, key: ApiKey, tokens: int) -> Admission:
         """Count a request of at most so many tokens to a key. Raises ApiError: 429, or 400 where waiting is no help."""
@@ -103,15 +109,16 @@ class Service:
     def close(self) -> None:
         self.preparation.close()
         self.models.close()
+        if self.request_log is not None:
+            self.request_log.close()
 
 
 class Ticket:
     """A request's place in the queue and its hold on the version that answers it, until `close`."""
 
-    def __init__(self, service: Service, version: Version, answers: int) -> None:
-        self.service, self.version, self.answers = service, version, answers
-        self.tokens = 0
-        """Of prompts and answers so far."""
+    def __init__(self, service: Service, version: Version, answers: int, entry: Entry) -> None:
+        self.service, self.version, self.answers, self.entry = service, version, answers, entry
+        entry.model, entry.version = version.id, version.weights
         self._admission: Admission | None = None
         self._stack = contextlib.ExitStack()
         self.model: LanguageModel = self._stack.enter_context(service.models.held(version))
@@ -123,16 +130,22 @@ class Ticket:
             self._closed = True
             self.version.waiting -= self.answers
             if self._admission is not None:
-                self._admission.end(self.tokens)
+                self._admission.end(self.entry.prompt_tokens + self.entry.completion_tokens)
             self._stack.close()
 
     def charge(self, key: ApiKey | None, prompt_tokens: int, requests: Sequence[Request]) -> None:
         """Count the request to its key. Raises ApiError (429) when the key's limits do not let it in."""
-        self.tokens += prompt_tokens
+        self.entry.prompt_tokens += prompt_tokens
         if key is None:
             return
         most = prompt_tokens + sum(request.max_new_tokens for request in requests)
         self._admission = self.service.let_in(key, most)
+
+    @property
+    def keeps_content(self) -> bool:
+        """Whether the request log keeps what is asked and answered."""
+        log = self.service.request_log
+        return log is not None and log.settings.content
 
     async def prompt_scores(self, ids: Sequence[int], top: int) -> PromptScores:
         """Of one prompt at a time, in a thread: many long ones at once would need the memory of all."""
@@ -166,7 +179,9 @@ class Ticket:
                 if delta.finish_reason in ("error", "cancelled"):
                     why = (delta.completion and delta.completion.error) or "the model's scores were not numbers"
                     raise ApiError(500, f"The answer could not be finished: {why}.", code="model_error")
-                self.tokens += len(delta.ids)
+                self.entry.completion_tokens += len(delta.ids)
+                if self.entry.first_token is None:
+                    self.entry.first_token = time.monotonic()
                 yield Piece.of(number, delta)
 
 
@@ -178,6 +193,11 @@ def feedback_of(service: Service) -> FeedbackStore:
     if service.feedback is None:
         raise ApiError(503, "This service keeps no feedback: it has no database.", code="no_database")
     return service.feedback
+
+
+def entry_of(request: HttpRequest) -> Entry:
+    """What the request log will have of this request."""
+    return cast(Entry, request.state.entry)
 
 
 def key_of(request: HttpRequest) -> ApiKey | None:

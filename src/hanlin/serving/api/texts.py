@@ -11,7 +11,7 @@ from hanlin.serving.api import replies
 from hanlin.serving.api.body import JsonRoute
 from hanlin.serving.api.errors import ApiError, invalid
 from hanlin.serving.api.protocol import DetokenizeRequest, TokenizeRequest
-from hanlin.serving.api.service import prepared, service_of, sticky_of
+from hanlin.serving.api.service import entry_of, prepared, service_of, sticky_of
 from hanlin.serving.api.vocabulary import Vocabulary
 from hanlin.serving.models import Models, Version
 from hanlin.tokenization import Conversation, Message
@@ -52,7 +52,7 @@ def _model(served: Models, name: str) -> dict[str, Any]:
 async def tokenize(body: TokenizeRequest, request: Request) -> JSONResponse:
     """The tokens of a prompt, or of messages by the model's chat template."""
     service = service_of(request)
-    ticket = service.admit(service.version(body.model, sticky_of(request, None, body)), 1)
+    ticket = service.admit(service.version(body.model, sticky_of(request, None, body)), 1, entry_of(request))
     try:
         model = ticket.model
 
@@ -81,7 +81,7 @@ async def tokenize(body: TokenizeRequest, request: Request) -> JSONResponse:
 async def detokenize(body: DetokenizeRequest, request: Request) -> JSONResponse:
     """The text of tokens, control tokens by their names."""
     service = service_of(request)
-    ticket = service.admit(service.version(body.model, sticky_of(request, None, body)), 1)
+    ticket = service.admit(service.version(body.model, sticky_of(request, None, body)), 1, entry_of(request))
     try:
         tokenizer = ticket.model.tokenizer
         wrong = next((token for token in body.tokens if token >= tokenizer.vocabulary_size), None)
