@@ -40,6 +40,17 @@ def chunks(live: Live, path: str, **fields: Any) -> Iterator[dict[str, Any]]:
         yield json.loads(event.removeprefix("data: "))
 
 
+def alike(first: Any, second: Any) -> bool:
+    """Whether two JSON values are the same but for the rounding of products in other company."""
+    if isinstance(first, float) and isinstance(second, float):
+        return math.isclose(first, second, abs_tol=1e-5)
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(alike(first[key], second[key]) for key in first)
+    if isinstance(first, list) and isinstance(second, list):
+        return len(first) == len(second) and all(map(alike, first, second))
+    return first == second
+
+
 SETTINGS: list[dict[str, Any]] = [
     {"temperature": 0},
     {"temperature": 1, "seed": 1},
@@ -86,7 +97,7 @@ def test_a_streamed_chat_is_the_whole_one(live: Live, settings: dict[str, Any]) 
         assert "".join(one["delta"].get("content", "") for one in own) == choice["message"]["content"]
         assert [token for one in own for token in one.get("token_ids", [])] == choice["token_ids"]
         joined = [entry for one in own if one["logprobs"] for entry in one["logprobs"]["content"]]
-        assert joined == choice["logprobs"]["content"]
+        assert alike(joined, choice["logprobs"]["content"])
         assert [one["finish_reason"] for one in own] == [None] * (len(own) - 1) + [choice["finish_reason"]]
 
 
@@ -171,7 +182,8 @@ def test_a_streamed_continuation_is_the_whole_one(live: Live, settings: dict[str
         own = [one for chunk in found for one in chunk["choices"] if one["index"] == index]
         assert "".join(one["text"] for one in own) == choice["text"]
         for part in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
-            assert [x for one in own if one["logprobs"] for x in one["logprobs"][part]] == choice["logprobs"][part]
+            joined = [x for one in own if one["logprobs"] for x in one["logprobs"][part]]
+            assert alike(joined, choice["logprobs"][part])
         assert own[-1]["finish_reason"] == choice["finish_reason"]
 
 

@@ -119,8 +119,8 @@ class _Engines(Collector):
             gauges["kv_cache_usage_perc"].add_metric(label, load.used_blocks / max(1, load.total_blocks))
             counters["prompt_tokens"].add_metric(label, load.prompt_tokens)
             counters["generation_tokens"].add_metric(label, load.generated_tokens)
-            counters["prefix_cache_queries"].add_metric(label, load.prompt_tokens)
-            counters["prefix_cache_hits"].add_metric(label, load.prefix_tokens)
+            counters["prefix_cache_queries"].add_metric(label, load.prefix_queries)
+            counters["prefix_cache_hits"].add_metric(label, load.prefix_hits)
             counters["num_preemptions"].add_metric(label, load.preemptions)
             counters["engine_steps"].add_metric(label, load.steps)
         return [*gauges.values(), *counters.values()]

@@ -9,6 +9,7 @@ from typing import Any
 
 from hanlin.artifacts import UsageError
 from hanlin.inference import Constraint, LanguageModel, Request
+from hanlin.inference.cache import BLOCK
 from hanlin.serving.api.errors import ApiError, invalid
 from hanlin.serving.api.protocol import Sampling
 from hanlin.serving.api.vocabulary import Vocabulary
@@ -62,9 +63,9 @@ def bounded(
 ) -> Request:
     """`request` with as many new tokens as were asked for; with none asked for, `default` or what there is room for.
 
-    Raises ApiError where the prompt and what was asked for do not fit into the model's context.
+    Raises ApiError where the prompt and what was asked for do not fit into the model's context, or the engine's memory.
     """
-    context, prompt = model.config.max_positions, len(request.prompt_ids)
+    context, prompt = min(model.config.max_positions, model.engine.blocks * BLOCK), len(request.prompt_ids)
     room = context - prompt
     if room < 1 or (asked or 0) > room:
         wanted = f" and {asked} in the answer" if asked else ""
