@@ -25,6 +25,7 @@ from hanlin.cli import (
     recipe,
     results,
     run,
+    serve,
     trace,
 )
 
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("chat")(chat.chat)
+app.command("serve")(serve.serve)
 app.command("generate")(generate.generate)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
