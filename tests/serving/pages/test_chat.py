@@ -136,10 +136,82 @@ def test_history_is_searched_renamed_exported_imported_and_deleted(
     assert visitor.answer() == "Echo: about apples"
     # A file that holds something else changes nothing, and says why.
     bad = tmp_path / "bad.json"
-    bad.write_text('{"format": "hanlin-conversations", "conversations": [{"roots": ["a"], "nodes": {"a": {"role": "x"}}}]}')
+    bad.write_text(
+        '{"format": "hanlin-conversations", "conversations": [{"roots": ["a"], "nodes": {"a": {"role": "x"}}}]}'
+    )
     page.set_input_files("input[type=file]", bad)
     assert 'has the role "x"' in page.inner_text(".toast.bad")
     assert page.locator("#conversations li").count() == 3
+
+
+HOSTILE = [
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[x](javascript:alert(1))",
+    "<a href='javascript:alert(1)'>x</a>",
+    "![x](http://evil.example/p.png)", "| <img src=x onerror=alert(1)> |\n|-|\n| <svg onload=alert(1)> |",
+    "```html\n<script>alert(1)</script>\n```", "```<img src=x onerror=alert(1)>\ncode\n```", "`<b onclick=alert(1)>`",
+    "$<img src=x onerror=alert(1)>$", "$$\\text{<script>alert(1)</script>}$$", "$\\href{javascript:alert(1)}{x}$",
+    "<style>*{display:none}</style>",
+    "<https://a.b/\"onmouseover=alert(1)>", "[x](https://a.b/'onclick=alert(1))", "[x](java\tscript:alert(1))",
+    "[x](data:text/html,<script>alert(1)</script>)",
+    "<iframe srcdoc='<script>parent.alert(1)</script>'></iframe>", "&lt;script&gt;alert(1)&lt;/script&gt;",
+]  # fmt: skip
+
+
+def test_nothing_that_a_model_says_runs_or_asks_the_network(visitor: Visitor, script: Scripted, tmp_path: Path) -> None:
+    """The visitor's `check` looks for scripts that ran, policies that were broken and requests to elsewhere."""
+    text = "\n\n".join(HOSTILE)
+    script.replies["attack"] = [
+        {"reasoning_content": text},
+        {"content": text},
+        {"tool_calls": [{"function": {"name": text}}]},
+    ]
+    page = visitor.open()
+    page.select_option(".picker", MODELS[2])
+    visitor.ask("attack")
+    assert page.inner_text(".assistant .name") == MODELS[2]
+
+    def harmless() -> None:
+        for summary in page.locator(".message summary:visible").all():
+            summary.click()
+        for link in page.locator(".message a").all():
+            assert link.get_attribute("href").startswith(("https://", "http://"))
+            assert "noopener" in link.get_attribute("rel")
+        risky = "script, img, iframe, style, object, embed, form:not(.edit), [onclick], [onerror], [onload], [style]"
+        assert page.locator(f"#thread :is({risky})").count() == 0
+        for element in page.locator(".body p, .body td, .body code").all():
+            element.hover(force=True)
+        shown = page.locator(".assistant .body").last.text_content()
+        assert "<script>alert(1)</script>" in shown and "<iframe srcdoc=" in shown
+
+    harmless()
+    # The same from a file that somebody was sent, with every field hostile.
+    node = {
+        "role": "assistant",
+        "content": text,
+        "model": HOSTILE[1],
+        "reasoning": text,
+        "tools": [{"name": text, "arguments": text}],
+    }
+    nodes = {
+        "__proto__": {},
+        "b": {**node, "children": ["b", "a", 7]},
+        "a": {"role": "user", "content": text, "children": ["b"]},
+    }
+    data = {
+        "title": HOSTILE[0],
+        "nodes": nodes,
+        "roots": ["a", "a", None],
+        "shown": {"": "nowhere"},
+        "settings": {"temperature": "x"},
+    }
+    file = tmp_path / "evil.json"
+    file.write_text(json.dumps({"format": "hanlin-conversations", "conversations": [data]}))
+    page.set_input_files("input[type=file]", file)
+    page.click("#conversations a >> text=<script>")
+    page.wait_for_selector(".message.assistant >> nth=0")
+    assert page.locator(".message").count() == 2
+    assert page.inner_text(".assistant .name") == HOSTILE[1]
+    harmless()
 
 
 def test_settings_and_system_prompt_are_sent_and_nothing_else(visitor: Visitor, script: Scripted) -> None:
@@ -346,7 +418,18 @@ def test_chinese_and_dark(visitor: Visitor, script: Scripted) -> None:
     assert min(int(part) for part in page.evaluate(background)[4:-1].split(",")) > 200
 
 
-WIDE = "x" * 300 + "\n\n| " + " | ".join(["column"] * 30) + " |\n" + "|-" * 30 + "|\n\n```\n" + "y" * 400 + "\n```\n\n$$" + "+".join("abcdefgh" * 12) + "$$"  # noqa: E501
+WIDE = (
+    "x" * 300
+    + "\n\n| "
+    + " | ".join(["column"] * 30)
+    + " |\n"
+    + "|-" * 30
+    + "|\n\n```\n"
+    + "y" * 400
+    + "\n```\n\n$$"
+    + "+".join("abcdefgh" * 12)
+    + "$$"
+)
 
 
 @pytest.mark.parametrize(
@@ -407,8 +490,8 @@ def test_the_keyboard_alone(visitor: Visitor, script: Scripted) -> None:
     assert page.evaluate("document.activeElement.id") == "new-chat"
     # Everything that can be pressed has a name, and each landmark is there.
     unnamed = page.evaluate(
-        "[...document.querySelectorAll('button, a, input, select, textarea, summary')].filter((e) => e.checkVisibility()"
-        " && !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)).map((e) => e.outerHTML)"
+        "[...document.querySelectorAll('button, a, input, select, textarea, summary')].filter((e) =>"
+        " e.checkVisibility() && !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)).map((e) => e.outerHTML)"
     )
     assert unnamed == []
     assert page.locator("nav, main, header").count() >= 3
