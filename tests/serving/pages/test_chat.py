@@ -491,7 +491,8 @@ def test_the_keyboard_alone(visitor: Visitor, script: Scripted) -> None:
     # Everything that can be pressed has a name, and each landmark is there.
     unnamed = page.evaluate(
         "[...document.querySelectorAll('button, a, input, select, textarea, summary')].filter((e) =>"
-        " e.checkVisibility() && !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)).map((e) => e.outerHTML)"
+        " e.checkVisibility() && !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length))"
+        ".map((e) => e.outerHTML)"
     )
     assert unnamed == []
     assert page.locator("nav, main, header").count() >= 3

@@ -14,7 +14,7 @@ from hanlin.serving.pages import CONTENT_SECURITY_POLICY, mount
 FILES = {
     file.name: file.read_text(encoding="utf-8") for file in files("hanlin.serving.pages").iterdir() if file.is_file()
 }
-SINKS = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|createContextualFragment|DOMParser|setHTML"
+SINKS = r"\w+HTML\b|document\.write|\beval\(|new Function|createContextualFragment|DOMParser"
 """What makes HTML or script of a string."""
 
 

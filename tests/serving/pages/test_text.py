@@ -190,7 +190,7 @@ def test_a_text_that_grows_ends_as_the_whole_and_only_with_harmless_elements(pag
     )
     attributes = (
         "class dir href target rel title tabindex role scope type aria-label aria-hidden disabled start viewBox d "
-        "display encoding stretchy mathvariant lspace rspace width"
+        "display encoding form stretchy mathvariant lspace rspace width"
     )
     allowed = {f"<{name}>" for name in elements.split()} | set(attributes.split()) | {"href http:", "href https:"}
     assert set(names) <= allowed
