@@ -103,8 +103,9 @@ class Scripted:
         return self.refused(request) or JSONResponse({"projects": self.projects})
 
     async def annotation_next(self, request: Request) -> Response:
-        given = {**self.tasks[0], "project": request.query_params["project"]} if self.tasks else None
-        return JSONResponse(given)
+        if not self.tasks:
+            return Response(status_code=204)
+        return JSONResponse({**self.tasks[0], "project": request.query_params["project"]})
 
     async def annotation_answer(self, request: Request) -> Response:
         body = await request.json()

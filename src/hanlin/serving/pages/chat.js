@@ -35,7 +35,7 @@ function blank() {
 }
 
 async function open(id) {
-  await flush();
+  flush();
   const found = live.get(id) ?? (await store.get(id));
   if (!found) return newChat();
   for (const node of Object.values(found.nodes)) if (node.role === "assistant" && !node.finish && !generations.has(node.id)) node.finish = "interrupted";
@@ -45,8 +45,9 @@ async function open(id) {
   return null;
 }
 
-async function newChat() {
-  await flush();
+/** At once, so that what is typed next belongs to the new conversation; the old one is written meanwhile. */
+function newChat() {
+  flush();
   conversation = blank();
   display();
   closeDrawer();
