@@ -53,7 +53,9 @@ class Visitor:
 
     def __init__(self, browser: Any, address: str, **settings: Any) -> None:
         self.address = address
-        self.context = browser.new_context(**{"locale": "en-GB", "viewport": {"width": 1200, "height": 800}, **settings})
+        self.context = browser.new_context(
+            **{"locale": "en-GB", "viewport": {"width": 1200, "height": 800}, **settings}
+        )
         self.context.set_default_timeout(6000)
         self.context.add_init_script(WATCH)
         self.page = self.context.new_page()

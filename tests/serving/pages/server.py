@@ -34,9 +34,9 @@ class Scripted:
         self.cancelled = 0
         self.delay = 0.0
         self.key: str | None = None
+        self.projects = ["helpfulness", "<b>prompts</b>"]
         self.tasks: list[dict[str, Any]] = []
-        self.answers: list[tuple[str, dict[str, Any]]] = []
-        self.prompts: list[dict[str, Any]] = []
+        self.answers: list[tuple[str, str, dict[str, Any]]] = []
         self.summary: dict[str, Any] = {}
 
     def refused(self, request: Request) -> Response | None:
@@ -64,7 +64,9 @@ class Scripted:
 
     async def stream(self, reply: Any, model: str) -> AsyncIterator[str]:
         name = f"chatcmpl-{len(self.requests)}"
-        pieces = [{"content": reply[at : at + 7]} for at in range(0, len(reply), 7)] if isinstance(reply, str) else reply
+        pieces = (
+            [{"content": reply[at : at + 7]} for at in range(0, len(reply), 7)] if isinstance(reply, str) else reply
+        )
 
         def event(**fields: Any) -> str:
             return "data: " + json.dumps({"id": name, "model": model, **fields}) + "\n\n"
@@ -97,6 +99,25 @@ class Scripted:
         self.withdrawn.append(request.path_params["id"])
         return Response(status_code=204)
 
+    async def annotation_projects(self, request: Request) -> Response:
+        return self.refused(request) or JSONResponse({"projects": self.projects})
+
+    async def annotation_next(self, request: Request) -> Response:
+        if not self.tasks:
+            return Response(status_code=204)
+        return JSONResponse({**self.tasks[0], "project": request.query_params["project"]})
+
+    async def annotation_answer(self, request: Request) -> Response:
+        body = await request.json()
+        if body.get("skip") == "refuse this":
+            return JSONResponse({"error": {"message": "<b>no</b>"}}, 400)
+        self.answers.append((request.path_params["id"], request.query_params["annotator"], body))
+        self.tasks.pop(0)
+        return Response(status_code=204)
+
+    async def annotation_summary(self, request: Request) -> Response:
+        return JSONResponse({**self.summary, "project": request.query_params["project"]})
+
     def app(self) -> Starlette:
         app = Starlette(
             routes=[
@@ -104,6 +125,10 @@ class Scripted:
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
                 Route("/v1/feedback", self.give_feedback, methods=["POST"]),
                 Route("/v1/feedback/{id}", self.withdraw, methods=["DELETE"]),
+                Route("/v1/annotation/projects", self.annotation_projects),
+                Route("/v1/annotation/next", self.annotation_next),
+                Route("/v1/annotation/summary", self.annotation_summary),
+                Route("/v1/annotation/{id}", self.annotation_answer, methods=["POST"]),
             ]
         )
         mount(app)

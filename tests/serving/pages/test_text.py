@@ -1,4 +1,4 @@
-"""What a model writes, made elements: Markdown, mathematics, code. Run in the browser, beside markdown-it where it can be."""
+"""What a model writes, made elements: Markdown, mathematics, code. Run in the browser, beside markdown-it."""
 
 from __future__ import annotations
 
@@ -49,6 +49,14 @@ def paragraph(text: str) -> str:
     return f'<p dir="auto">{text}</p>'
 
 
+def item(text: str) -> str:
+    return f'<li dir="auto">{text}</li>'
+
+
+def quote(text: str) -> str:
+    return f"<blockquote>{text}</blockquote>"
+
+
 LINK = 'target="_blank" rel="noopener noreferrer nofollow"'
 
 
@@ -64,10 +72,10 @@ LINK = 'target="_blank" rel="noopener noreferrer nofollow"'
         ("![pic](https://a.b/p.png)", paragraph(f'<a href="https://a.b/p.png" {LINK}>pic</a>')),
         ("[x](javascript:alert(1)) [y](/z)", paragraph("[x](javascript:alert(1)) [y](/z)")),
         ("&lt;b&gt; &#x41; &#0; &nosuch;", paragraph("&lt;b&gt; A \ufffd &amp;nosuch;")),
-        ("- a\n- b\n  - c\n\nend", '<ul><li dir="auto">a</li><li dir="auto">b<ul><li dir="auto">c</li></ul></li></ul>' + paragraph("end")),
-        ("3. a\n4. b\n\n   c", '<ol start="3"><li dir="auto">' + paragraph("a") + '</li><li dir="auto">' + paragraph("b") + paragraph("c") + "</li></ol>"),
+        ("- a\n- b\n  - c\n\nd", "<ul>" + item("a") + item("b<ul>" + item("c") + "</ul>") + "</ul>" + paragraph("d")),
+        ("3. a\n4. b\n\n   c", f'<ol start="3">{item(paragraph("a"))}{item(paragraph("b") + paragraph("c"))}</ol>'),
         ("1. a\n   ```sh\n   ls\n   ```\n2. b", None),
-        ("> a\n> > b\n\nc", "<blockquote>" + paragraph("a") + "<blockquote>" + paragraph("b") + "</blockquote></blockquote>" + paragraph("c")),
+        ("> a\n> > b\n\nc", quote(paragraph("a") + quote(paragraph("b"))) + paragraph("c")),
         ("---\n***", "<hr><hr>"),
         ("a | b\n-|-:\n`1|2` | \\|", None),
         ("价格 $5 和 $10", paragraph("价格 $5 和 $10")),
@@ -80,7 +88,10 @@ def test_markdown(page: Any, text: str, expected: str | None) -> None:
     if expected is not None:
         assert found == expected
     elif text.startswith("1."):
-        assert re.fullmatch(r'<ol><li dir="auto">a<figure class="code">.*<code>ls</code>.*</figure></li><li dir="auto">b</li></ol>', found)  # noqa: E501
+        assert re.fullmatch(
+            r'<ol><li dir="auto">a<figure class="code">.*<code>ls</code>.*</figure></li><li dir="auto">b</li></ol>',
+            found,
+        )
     else:
         assert re.search(r'<th scope="col">a</th><th scope="col" class="align-right">b</th>', found)
         assert re.search(r'<td><code>1\|2</code></td><td class="align-right">\|</td>', found)
@@ -90,7 +101,7 @@ def test_emphasis_equals_markdown_it(page: Any) -> None:
     """Delimiter runs, code spans and escapes at random, beside an implementation of CommonMark that is not ours."""
     source = random.Random(4)
     pieces = ["*", "**", "***", "_", "__", "a", "b c", " ", ".", "(", ")", "`", "\\*", "!", "-"]
-    texts = ["x" + "".join(source.choices(pieces, k=source.randint(3, 14))) + "y" for _ in range(1500)]
+    texts = ["x" + "".join(source.choices(pieces, k=source.randint(3, 14))) + "y" for _ in range(800)]
     theirs = [MarkdownIt().render(text).strip() for text in texts]
     found = rendered(page, texts)
     different = [
@@ -102,11 +113,26 @@ def test_emphasis_equals_markdown_it(page: Any) -> None:
 
 
 def test_blocks_equal_markdown_it(page: Any) -> None:
-    """Lists, quotes, headings, rules and code at random. Line breaks, which we keep, and paragraphs in loose lists, where
+    """Lists, quotes, headings, rules and code at random. Line breaks, which we keep, and paragraphs in lists, where
     we are simpler, are compared by what is left of them."""
     source = random.Random(5)
-    lines = ["- a", "- b", "   - c", "1. d", "2. e", "   f", "", "", "> g", "# h", "text", "***", "```\ncode\n```", "  x"]
-    texts = ["\n".join(source.choices(lines, k=source.randint(2, 7))) for _ in range(800)]
+    lines = [
+        "- a",
+        "- b",
+        "   - c",
+        "1. d",
+        "2. e",
+        "   f",
+        "",
+        "",
+        "> g",
+        "# h",
+        "text",
+        "***",
+        "```\ncode\n```",
+        "  x",
+    ]
+    texts = ["\n".join(source.choices(lines, k=source.randint(2, 7))) for _ in range(500)]
 
     def plain(markup: str) -> str:
         markup = re.sub(r"<figcaption>.*?</figcaption>", "", markup, flags=re.DOTALL)
@@ -115,14 +141,19 @@ def test_blocks_equal_markdown_it(page: Any) -> None:
 
     theirs = [plain(MarkdownIt().render(text)) for text in texts]
     found = [plain(markup) for markup in rendered(page, texts)]
-    different = [item for item in zip(texts, found, theirs, strict=True) if item[1].replace(" ", "") != item[2].replace(" ", "")]
+    different = [
+        item for item in zip(texts, found, theirs, strict=True) if item[1].replace(" ", "") != item[2].replace(" ", "")
+    ]
     assert different == []
 
 
 FRAGMENTS = [
-    "word ", "**", "*", "`", "```\n", "```py\n", "\n", "\n\n", "- ", "1. ", "> ", "# ", "| a | b |\n", "|--|--|\n", "$", "$$", "$$\n", "\\(", "\\)", "\\[",
-    "\\]", "[x](", "https://a.b/c ", ")", "<b>", "&amp;", "x^2", "\\frac", "{", "}", "~~", "---\n", "中文", "。", "  ", "<script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>", "[y](javascript:alert(1))", "![z](http://e.vil/p)", "</code>", "_", "!", "\\", "- [x] ",
+    "word ", "**", "*", "`", "```\n", "```py\n", "\n", "\n\n", "- ", "1. ", "> ", "# ", "| a | b |\n", "|--|--|\n",
+    "$", "$$", "$$\n", "\\(", "\\)", "\\[",
+    "\\]", "[x](", "https://a.b/c ", ")", "<b>", "&amp;", "x^2", "\\frac", "{", "}", "~~", "---\n", "中文", "。", "  ",
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>", "[y](javascript:alert(1))", "![z](http://e.vil/p)", "</code>", "_", "!", "\\",
+    "- [x] ",
 ]  # fmt: skip
 GROW = """async ([texts, cuts]) => {
   const { MarkdownView } = await import("/static/render.js");
@@ -149,17 +180,17 @@ GROW = """async ([texts, cuts]) => {
 
 def test_a_text_that_grows_ends_as_the_whole_and_only_with_harmless_elements(page: Any) -> None:
     source = random.Random(6)
-    texts = ["".join(source.choices(FRAGMENTS, k=source.randint(4, 40))) for _ in range(500)]
+    texts = ["".join(source.choices(FRAGMENTS, k=source.randint(4, 40))) for _ in range(300)]
     cuts = [sorted(source.randrange(len(text) + 1) for _ in range(6)) for text in texts]
     wrong, names = page.evaluate(GROW, [texts, cuts])
     assert wrong == []
     elements = (
-        "p br em strong del code pre a h3 ul ol li blockquote hr table thead tbody tr th td div figure figcaption span button "
-        "svg path input math semantics annotation mrow mi mo mn mtext msup msub msubsup mfrac mspace"
+        "p br em strong del code pre a h3 ul ol li blockquote hr table thead tbody tr th td div figure figcaption span "
+        "button svg path input math semantics annotation mrow mi mo mn mtext msup msub msubsup mfrac mspace"
     )
     attributes = (
-        "class dir href target rel title tabindex role scope type aria-label aria-hidden disabled start viewBox d display encoding "
-        "stretchy mathvariant lspace rspace width"
+        "class dir href target rel title tabindex role scope type aria-label aria-hidden disabled start viewBox d "
+        "display encoding form stretchy mathvariant lspace rspace width"
     )
     allowed = {f"<{name}>" for name in elements.split()} | set(attributes.split()) | {"href http:", "href https:"}
     assert set(names) <= allowed
@@ -179,7 +210,10 @@ def test_a_text_that_grows_ends_as_the_whole_and_only_with_harmless_elements(pag
         (r"\mathbb{R}^{n\times n}", "msup(mi:ℝ mrow(mi:n mo:× mi:n))"),
         (r"\mathrm{d}x", "mrow(mi:d mi:x)"),
         (r"\text{if } x>0", "mrow(mtext:if\u00a0 mi:x mo:> mn:0)"),
-        (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", "mrow(mo:( mtable(mtr(mtd(mn:1) mtd(mn:2)) mtr(mtd(mn:3) mtd(mn:4))) mo:))"),
+        (
+            r"\begin{pmatrix}1&2\\3&4\end{pmatrix}",
+            "mrow(mo:( mtable(mtr(mtd(mn:1) mtd(mn:2)) mtr(mtd(mn:3) mtd(mn:4))) mo:))",
+        ),
         (r"\begin{cases}1&x\\0\\\end{cases}", "mrow(mo:{ mtable(mtr(mtd(mn:1) mtd(mi:x)) mtr(mtd(mn:0))))"),
         (r"\begin{array}{c|c}a&b\\\hline c&d\end{array}", "mtable(mtr(mtd(mi:a) mtd(mi:b)) mtr(mtd(mi:c) mtd(mi:d)))"),
         (r"\hat y\ne\overline{ab}", "mrow(mover(mi:y mo:^) mo:≠ mover(mrow(mi:a mi:b) mo:‾))"),
@@ -189,7 +223,10 @@ def test_a_text_that_grows_ends_as_the_whole_and_only_with_harmless_elements(pag
         (r"\operatorname{softmax}(z)_i", "mrow(mo:softmax mo:( mi:z msub(mo:) mi:i))"),
         (r"a \not= b \pmod{n}", "mrow(mi:a mo:≠ mi:b mspace mo:( mi:mod mspace mi:n mo:))"),
         ("面积=\\pi r^2", "mrow(mtext:面 mtext:积 mo:= mi:π msup(mi:r mn:2))"),
-        ("<img src=x onerror=alert(1)>", "mrow(mo:< mi:i mi:m mi:g mi:s mi:r mi:c mo:= mi:x mi:o mi:n mi:e mi:r mi:r mi:o mi:r mo:= mi:a mi:l mi:e mi:r mi:t mo:( mn:1 mo:) mo:>)"),  # noqa: E501
+        (
+            "<b onclick=a(1)>",
+            "mrow(mo:< mi:b mi:o mi:n mi:c mi:l mi:i mi:c mi:k mo:= mi:a mo:( mn:1 mo:) mo:>)",
+        ),
         # What is not known is not guessed at.
         (r"\unknown x", None),
         (r"\href{javascript:alert(1)}{x}", None),
@@ -211,14 +248,18 @@ def test_mathematics(page: Any, source: str, expected: str | None) -> None:
 
 def test_mathematics_that_is_not_known_is_shown_as_it_was_written(page: Any) -> None:
     block, inline = rendered(page, ["$$\\nope{<b>}$$", "a $\\nope$ b"])
-    assert '<code class="math-source" title="Source of a formula that cannot be set">$$\\nope{&lt;b&gt;}$$</code>' in block
+    assert (
+        '<code class="math-source" title="Source of a formula that cannot be set">$$\\nope{&lt;b&gt;}$$</code>' in block
+    )
     assert '<code class="math-source" title="Source of a formula that cannot be set">$\\nope$</code>' in inline
 
 
 def test_hostile_texts_take_little_time(page: Any) -> None:
     seeds = [
-        "*", "_", "`", "[", "![", "[a](", "<", "$", "$a ", "\\(", "\\[", "$$\n", ">", "> ", "- ", "* a *", "**a *b ", "|", "a|\n-|\n", "#", "~~", "&#", "1. ",
-        "[a](b", "`a``", "](", "((", "https://", "_a*", "  - a\n", "\\", "```\n", "*a_ ", "<https://", "$$$", "a | b\n", "--|\n", "\t", " \n", "\n", "*a**b***",
+        "*", "_", "`", "[", "![", "[a](", "<", "$", "$a ", "\\(", "\\[", "$$\n", ">", "> ", "- ", "* a *", "**a *b ",
+        "|", "a|\n-|\n", "#", "~~", "&#", "1. ",
+        "[a](b", "`a``", "](", "((", "https://", "_a*", "  - a\n", "\\", "```\n", "*a_ ", "<https://", "$$$",
+        "a | b\n", "--|\n", "\t", " \n", "\n", "*a**b***",
     ]  # fmt: skip
     slow = page.evaluate(
         """async (seeds) => {
@@ -226,9 +267,9 @@ def test_hostile_texts_take_little_time(page: Any) -> None:
           const slow = [];
           for (const seed of seeds) {
             const began = performance.now();
-            new MarkdownView(document.createElement("div")).set(seed.repeat(Math.ceil(40000 / seed.length)));
+            new MarkdownView(document.createElement("div")).set(seed.repeat(Math.ceil(20000 / seed.length)));
             const took = performance.now() - began;
-            if (took > 2500) slow.push([seed, took]);
+            if (took > 1500) slow.push([seed, took]);
           }
           return slow;
         }""",
@@ -264,12 +305,16 @@ def test_every_text_exists_in_both_languages_and_is_used(page: Any) -> None:
     from importlib.resources import files
 
     words: dict[str, list[str]] = page.evaluate("import('/static/i18n.js').then((module) => module.WORDS)")
-    sources = {file.name: file.read_text() for file in files("hanlin.serving.pages").iterdir() if file.name.endswith((".js", ".html"))}
+    sources = {
+        file.name: file.read_text()
+        for file in files("hanlin.serving.pages").iterdir()
+        if file.name.endswith((".js", ".html"))
+    }
     code = "\n".join(text for name, text in sources.items() if not name.startswith("i18n"))
     for key, pair in words.items():
         assert len(pair) == 2 and all(pair), key
         assert set(re.findall(r"\{\w+\}", pair[0])) == set(re.findall(r"\{\w+\}", pair[1])), key
-        stem = re.match(r"(tag|setting|hint|error|finish|theme)_", key)
+        stem = re.match(r"(tag|setting|hint|error|finish|theme|role|level|skip)_", key)
         assert re.search(rf"\b{key}\b", code) or (stem and f"`{stem[0]}$" in code), f"{key} is not used"
     for key in re.findall(r'\bt\("(\w+)"', code) + re.findall(r'data-t(?:-\w+)?="(\w+)"', code):
         assert key in words, key

@@ -55,8 +55,10 @@ function seconds(header) {
   return Number.isFinite(value) ? Math.max(0, Math.min(Math.ceil(value), 3600)) : null;
 }
 
+/** The answer's JSON; null where there is none (204). */
 export async function getJson(path, signal) {
-  return (await send("GET", path, undefined, signal)).json();
+  const response = await send("GET", path, undefined, signal);
+  return response.status === 204 ? null : response.json();
 }
 
 export async function postJson(path, body, signal) {

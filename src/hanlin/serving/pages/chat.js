@@ -1,6 +1,6 @@
 // The chat page: wires the conversation, the server and the page's parts together.
 
-import { models as listModels } from "./api.js";
+import { apiKey, models as listModels } from "./api.js";
 import { keyDialog, shortcutsDialog } from "./dialogs.js";
 import { freshId, h, icon, iconButton } from "./dom.js";
 import { openDuel } from "./duel.js";
@@ -35,7 +35,7 @@ function blank() {
 }
 
 async function open(id) {
-  await flush();
+  flush();
   const found = live.get(id) ?? (await store.get(id));
   if (!found) return newChat();
   for (const node of Object.values(found.nodes)) if (node.role === "assistant" && !node.finish && !generations.has(node.id)) node.finish = "interrupted";
@@ -45,8 +45,9 @@ async function open(id) {
   return null;
 }
 
-async function newChat() {
-  await flush();
+/** At once, so that what is typed next belongs to the new conversation; the old one is written meanwhile. */
+function newChat() {
+  flush();
   conversation = blank();
   display();
   closeDrawer();
@@ -113,7 +114,7 @@ function onRemoved(id) {
 async function onOtherTab({ saved, removed }) {
   sidebar.refresh();
   if (removed === conversation.id) onRemoved(removed);
-  else if (saved === conversation.id && !live.has(saved) && unsaved === null && !text.closest("body").querySelector(".edit, .feedback")) {
+  else if (saved === conversation.id && !live.has(saved) && unsaved === null && !document.querySelector(".edit, .feedback")) {
     const fresh = await store.get(saved);
     if (fresh) {
       conversation = fresh;
@@ -173,15 +174,16 @@ function generate(node) {
     },
     onEnd: async () => {
       generations.delete(node.id);
+      // A conversation that was deleted meanwhile must not come back.
+      if (!live.has(owner.id)) return;
       if (!Array.from(generations.values()).some((other) => other.conversation === owner)) live.delete(owner.id);
-      if (!(node.id in owner.nodes)) return;
       if (owner === conversation) {
         thread.changed(node);
         drawComposer();
         announce(node.finish === "error" ? t("failedAnnounced") : t("finishedAnnounced", { text: parts(node).answer.slice(0, 1500) }));
       }
-      if (node.error?.status === 401 || node.error?.status === 403) keyDialog(true).then((given) => given && loadModels());
-      if (owner.nodes[node.id]) await keep(owner);
+      if (node.error?.status === 401) keyDialog(true).then((given) => given && loadModels());
+      await keep(owner);
     },
   });
   generations.set(node.id, generation);
@@ -190,7 +192,7 @@ function generate(node) {
 }
 
 function running() {
-  return Array.from(generations.values()).filter((generation) => generation.conversation === conversation).length > 0;
+  return Array.from(generations.values()).some((generation) => generation.conversation === conversation);
 }
 
 function stop() {
@@ -257,7 +259,7 @@ async function loadModels(wait = 1) {
     models = await listModels();
     byId("notice").replaceChildren(...(models.length ? [] : [failureBox({ status: -1, message: t("noModels") }, () => loadModels())]));
   } catch (error) {
-    if (error.status === 401 || error.status === 403) return void (await keyDialog(error.status === 403 || Boolean(recall("key", "", "sessionStorage") || recall("key", ""))) && loadModels());
+    if (error.status === 401) return void ((await keyDialog(Boolean(apiKey()))) && loadModels());
     byId("notice").replaceChildren(failureBox(error, () => loadModels()));
     // The server may be starting again: look for it now and then, ever more rarely.
     clearTimeout(loadModels.timer);

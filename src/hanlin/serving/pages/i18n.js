@@ -77,7 +77,7 @@ export const WORDS = {
   error_0: ["The server cannot be reached, or the connection was cut.", "无法连接服务器，或连接已中断。"],
   error_400: ["The server refused the request.", "服务器拒绝了请求。"],
   error_401: ["The server wants a valid key.", "服务器需要有效的密钥。"],
-  error_403: ["This key may not do that.", "此密钥没有相应权限。"],
+  error_403: ["The server does not allow that.", "服务器不允许此操作。"],
   error_404: ["The server does not know this model.", "服务器没有这个模型。"],
   error_413: ["The conversation is too large for the server.", "对话过长，超出服务器限制。"],
   error_429: ["Too many requests for now.", "请求过于频繁，请稍候。"],

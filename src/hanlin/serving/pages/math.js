@@ -10,6 +10,8 @@ const MATRICES = { matrix: ["", ""], smallmatrix: ["", ""], pmatrix: ["(", ")"],
 const ALIGNED = new Set(["aligned", "align", "align*", "alignedat", "split", "eqnarray", "eqnarray*"]);
 const GATHERED = new Set(["gathered", "gather", "gather*", "equation", "equation*", "multline", "multline*"]);
 const SIZES = { big: 1.2, bigl: 1.2, bigr: 1.2, bigm: 1.2, Big: 1.8, Bigl: 1.8, Bigr: 1.8, Bigm: 1.8, bigg: 2.4, biggl: 2.4, biggr: 2.4, Bigg: 3, Biggl: 3, Biggr: 3 };
+const SIGNS = new Set(["-", "+", "\\pm", "\\mp"]);
+const CLOSING = new Set([")", "]", "}", "|", "‖", "⟩", "!", "…", "⋯"]);
 const ASCII = { "-": "−", "*": "∗", "'": "′", "`": "‘", "~": "\u00a0" };
 
 /** A <math> element, or null when the source holds what is not known here. */
@@ -90,7 +92,10 @@ class Parser {
     const nodes = [];
     for (let token = this.peek(); token !== undefined && !ends(token); token = this.peek()) {
       if (token === "}" || token === "&" || token === "\\\\" || token === "\\right" || token === "\\end") throw new Unknown(token);
-      nodes.push(...this.scripted());
+      const made = this.scripted();
+      // A sign after a relation or another operator belongs to what follows it: x = −1.
+      if (SIGNS.has(token) && made[0].tag === "mo" && nodes.at(-1)?.tag === "mo" && !CLOSING.has(nodes.at(-1).content)) made[0].attributes.form = "prefix";
+      nodes.push(...made);
     }
     return nodes;
   }
@@ -178,8 +183,9 @@ class Parser {
     if (/^[\d]$/.test(token)) return { nodes: [node("mn", {}, this.number(token))] };
     if (/^[a-zA-Z\p{Script=Greek}]$/u.test(token)) return { nodes: [this.letter(token)] };
     if ("()[]".includes(token)) return { nodes: [mo(token, { stretchy: "false" })] };
+    if (token === "/") return { nodes: [mo("/", { lspace: "0", rspace: "0" })] };
     if (token === "|") return { nodes: [mo("|", { stretchy: "false", lspace: "0", rspace: "0" })] };
-    if ("+-*/=<>,.;:!?`~\"@".includes(token)) return { nodes: [mo(ASCII[token] ?? token)] };
+    if ("+-*=<>,.;:!?`~\"@".includes(token)) return { nodes: [mo(ASCII[token] ?? token)] };
     if (/^[\p{Sm}\p{Po}\p{Ps}\p{Pe}\p{Pd}\p{Pi}\p{Pf}]$/u.test(token) && !"#$%&\\".includes(token)) return { nodes: [mo(token)] };
     if (/^[\p{L}\p{N}\p{So}\p{Sc}]$/u.test(token) && token !== "$") return { nodes: [node("mtext", {}, token)] };
     throw new Unknown(token);

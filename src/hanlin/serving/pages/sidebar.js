@@ -82,8 +82,8 @@ export class Sidebar {
 
   async remove(id, name) {
     if (!(await confirmDialog(t("deleteTitle"), t("deleteText", { name }), t("delete")))) return;
-    await this.store.remove(id);
     this.actions.removed(id);
+    await this.store.remove(id);
     await this.refresh();
   }
 
