@@ -117,12 +117,41 @@ def load_model(
         read_weights(files, config, views_of(model), directory)
         if config.tied and "lm_head.weight" in files:
             head = files["lm_head.weight"].get_tensor("lm_head.weight").to(model.embedding.weight)
-            if not torch.equal(head, model.embedding.weight):
-                raise HanlinError(
-                    f"lm_head.weight in {directory} is not the embedding, though config.json says tie_word_embeddings: "
-                    "set it to false, or remove the tensor"
-                )
+            _check_tied(head, model.embedding.weight, directory)
     return model
+
+
+class WeightReader:
+    """The parameters of a model directory, one at a time, in the precision of its files: for whoever turns each into
+    another form, so that there is never a whole model in the old one. Files stay open, mapped into memory, while the
+    reader or a tensor of it lives.
+
+    Raises HanlinError as `load_model`, when it is made and when a parameter is read.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory)
+        self.config = load_config(self.directory)
+        with torch.device("meta"):
+            self._views = views_of(Transformer(self.config))
+        with contextlib.ExitStack() as stack:
+            self._files = open_weights(self.directory, stack)
+            self._names = _match_names(set(self._files), self.config, list(self._views), self.directory)
+            if self.config.tied and "lm_head.weight" in self._files:
+                head = self._files["lm_head.weight"].get_tensor("lm_head.weight")
+                _check_tied(head, self("embedding.weight"), self.directory)
+            self._stack = stack.pop_all()
+
+    def __call__(self, parameter: str) -> Tensor:
+        """The tensor of that parameter of a `Transformer`: a piece of the mapped file where it stands there whole, so
+        that only what is looked at is read; made anew where it is joined of several."""
+        parts: list[Tensor] = []
+        for slot, target in self._views.items():
+            if slot.parameter == parameter:
+                name = self._names[slot.name]
+                source = self._files[name].get_tensor(name)
+                parts.append(_fitting(source.T if slot.transposed else source, target, slot, self.directory))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 @torch.no_grad()
@@ -132,13 +161,24 @@ def read_weights(files: Mapping[str, Any], config: ModelConfig, views: Mapping[S
     names = _match_names(set(files), config, list(views), directory)
     for slot, target in views.items():
         source = files[names[slot.name]].get_tensor(names[slot.name])
-        source = source.T if slot.transposed else source
-        if source.shape != target.shape:
-            raise HanlinError(
-                f"{slot.name} in {directory} has the shape {list(source.shape)}, but config.json makes it "
-                f"{list(target.shape)}: the two do not belong together"
-            )
-        target.copy_(source)
+        target.copy_(_fitting(source.T if slot.transposed else source, target, slot, directory))
+
+
+def _fitting(source: Tensor, target: Tensor, slot: Slot, directory: Path) -> Tensor:
+    if source.shape != target.shape:
+        raise HanlinError(
+            f"{slot.name} in {directory} has the shape {list(source.shape)}, but config.json makes it "
+            f"{list(target.shape)}: the two do not belong together"
+        )
+    return source
+
+
+def _check_tied(head: Tensor, embedding: Tensor, directory: Path) -> None:
+    if not torch.equal(head, embedding):
+        raise HanlinError(
+            f"lm_head.weight in {directory} is not the embedding, though config.json says tie_word_embeddings: "
+            "set it to false, or remove the tensor"
+        )
 
 
 def save_model(
