@@ -73,15 +73,14 @@ class FrozenTransformer(Transformer):
     def build(
         cls, config: ModelConfig, fetch: Callable[[str], Tensor], make: Make, dtype: torch.dtype
     ) -> FrozenTransformer:
-        """A model of `config` whose parameters `fetch` gives by their names, each once, and `make` lays out; norms and
+        """A model of `config` whose parameters `fetch` gives by their names and `make` lays out; norms and
         the rows of embeddings are rounded to `dtype`."""
         with torch.device("meta"):
             model = cls(config)
         with torch.inference_mode():
-            table = fetch("embedding.weight")
-            model.output = make(table if config.tied else fetch("head.weight"), None)
+            model.output = make(fetch("embedding.weight" if config.tied else "head.weight"), None)
             model.head, model.compute_dtype = None, torch.float32
-            model.embedding = FrozenEmbedding(table, dtype)
+            model.embedding = FrozenEmbedding(fetch("embedding.weight"), dtype)
             for path, module in list(model.named_modules()):
                 if isinstance(module, Linear):
                     bias = None if cast("Tensor | None", module.bias) is None else fetch(f"{path}.bias")
@@ -134,13 +133,7 @@ def load_for_generation(
     if make is None:
         return load_model(directory, dtype, device).eval()
     reader = WeightReader(directory)
-    # Read anew: of the first reader's file, which is closed at the end, every page will have been looked at.
-    table = WeightReader(directory)("embedding.weight")
-
-    def fetch(name: str) -> Tensor:
-        return (table if name == "embedding.weight" else reader(name)).to(device)
-
-    return FrozenTransformer.build(reader.config, fetch, make, _rounding(dtype))
+    return FrozenTransformer.build(reader.config, lambda name: reader(name).to(device), make, _rounding(dtype))
 
 
 def layer_maker(dtype: str, device: torch.device, deterministic: bool = True) -> Make | None:
@@ -175,11 +168,13 @@ def _rounding(dtype: str) -> torch.dtype:
 
 
 def _take(model: Transformer, name: str) -> Tensor:
-    """A parameter, which the model has no longer: its memory is free when the caller lets go."""
+    """A parameter, which the model has no longer: its memory is free when the caller lets go. Not so the embedding,
+    which is asked for twice where it is the head too."""
     path, _, kind = name.rpartition(".")
     module = model.get_submodule(path)
     found = cast(Tensor, getattr(module, kind)).detach()
-    setattr(module, kind, None)
+    if name != "embedding.weight":
+        setattr(module, kind, None)
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +15,8 @@ from hanlin.models.quantised import Bits, dequantise, quantise, unpack
 GROUP = 64
 """Weights of a row that share a scale in 4 bits, and, in 8 bits, numbers of x that do."""
 LANES = 16
+PIECE = 1 << 18
+"""Weights that are quantised at once."""
 
 
 class CodedLinear(FrozenLinear):
@@ -26,20 +30,30 @@ class CodedLinear(FrozenLinear):
     def __init__(self, weight: Tensor, bias: Tensor | None, bits: Bits, group: int = GROUP) -> None:
         outputs, inputs = weight.shape
         super().__init__(inputs, outputs)
-        codes, scales = quantise(weight, bits, group)
+        codes, scales = _by_pieces(lambda rows: quantise(rows, bits, group), weight)
         bias = None if bias is None else bias.detach().float().contiguous()
         self.bits, self.group = bits, group
         self.alike = weight.device.type == "cpu"
         if self.alike and compiled() is not None:
             self.way = "native"
             group = group if bits == 4 else GROUP
-            self.product = Product(bits, *interleave(codes, scales, group), bias, inputs, outputs, group)
+            codes, scales = _by_pieces(lambda codes, scales: interleave(codes, scales, group), codes, scales)
+            self.product = Product(bits, codes, scales, bias, inputs, outputs, group)
         elif self.alike and outputs % 64 == 0 and inputs % group == 0:
             self.way = "torch"
             self.product = _with_bias(_torch_product(codes, scales, group), bias)
         else:
             self.way, self.alike = "dequantised", False
             self.product = lambda x: F.linear(x, dequantise(codes, scales, x.dtype)[:, :inputs], bias)
+
+
+def _by_pieces(change: Callable[..., tuple[Tensor, Tensor]], *given: Tensor) -> tuple[Tensor, Tensor]:
+    """`change` of a few rows at a time: what it makes on its way stays in the processor's caches, which is several
+    times as fast."""
+    height = max(LANES, PIECE // given[0].shape[1] // LANES * LANES)
+    made = [change(*parts) for parts in zip(*(one.split(height) for one in given))]
+    codes, scales = zip(*made)
+    return torch.cat(codes), torch.cat(scales)
 
 
 def interleave(codes: Tensor, scales: Tensor, group: int) -> tuple[Tensor, Tensor]:

@@ -123,8 +123,7 @@ def load_model(
 
 class WeightReader:
     """The parameters of a model directory, one at a time, in the precision of its files: for whoever turns each into
-    another form, so that there is never a whole model in the old one. Files stay open, mapped into memory, while the
-    reader or a tensor of it lives.
+    another form, so that there is never a whole model in the old one.
 
     Raises HanlinError as `load_model`, when it is made and when a parameter is read.
     """
@@ -135,12 +134,10 @@ class WeightReader:
         with torch.device("meta"):
             self._views = views_of(Transformer(self.config))
         with contextlib.ExitStack() as stack:
-            self._files = open_weights(self.directory, stack)
-            self._names = _match_names(set(self._files), self.config, list(self._views), self.directory)
-            if self.config.tied and "lm_head.weight" in self._files:
-                head = self._files["lm_head.weight"].get_tensor("lm_head.weight")
-                _check_tied(head, self("embedding.weight"), self.directory)
-            self._stack = stack.pop_all()
+            self._paths = {name: path for name, (path, _) in _opened(self.directory, stack).items()}
+        self._names = _match_names(set(self._paths), self.config, list(self._views), self.directory)
+        if self.config.tied and "lm_head.weight" in self._paths:
+            _check_tied(self._tensor("lm_head.weight"), self("embedding.weight"), self.directory)
 
     def __call__(self, parameter: str) -> Tensor:
         """The tensor of that parameter of a `Transformer`: a piece of the mapped file where it stands there whole, so
@@ -148,10 +145,15 @@ class WeightReader:
         parts: list[Tensor] = []
         for slot, target in self._views.items():
             if slot.parameter == parameter:
-                name = self._names[slot.name]
-                source = self._files[name].get_tensor(name)
+                source = self._tensor(self._names[slot.name])
                 parts.append(_fitting(source.T if slot.transposed else source, target, slot, self.directory))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _tensor(self, name: str) -> Tensor:
+        # The file is mapped for this tensor alone, and let go with it: pages that were read of it count as this
+        # process's memory until then.
+        with safe_open(self._paths[name], framework="pt") as file:
+            return file.get_tensor(name)
 
 
 @torch.no_grad()
@@ -267,6 +269,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def open_weights(directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
     """Tensor names to open safetensors files."""
+    return {name: file for name, (_, file) in _opened(directory, stack).items()}
+
+
+def _opened(directory: Path, stack: contextlib.ExitStack) -> dict[str, tuple[Path, Any]]:
     paths = [directory / WEIGHTS]
     if (directory / INDEX).exists() and not paths[0].exists():
         listed = read_json(directory / INDEX).get("weight_map")
@@ -275,7 +281,7 @@ def open_weights(directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]
         ):
             raise HanlinError(f"{directory / INDEX} has no weight_map from tensors to files beside it")
         paths = [directory / name for name in sorted(set(listed.values()))]
-    files: dict[str, Any] = {}
+    files: dict[str, tuple[Path, Any]] = {}
     for path in paths:
         if not path.exists():
             others = [
@@ -287,7 +293,7 @@ def open_weights(directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]
             file = stack.enter_context(safe_open(path, framework="pt"))
         except (SafetensorError, OSError) as error:
             raise HanlinError(f"{path} is not a readable safetensors file: {error}") from error
-        files.update(dict.fromkeys(file.keys(), file))
+        files.update(dict.fromkeys(file.keys(), (path, file)))
     return files
 
 
