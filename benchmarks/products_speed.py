@@ -4,9 +4,10 @@
 
 Shapes are inputs x outputs; by default those of a model of 100M parameters. Before each product 64 MiB of something
 else are read, so that weights come from memory and not from caches, then a small product of the same form is computed,
-so that all but the weights is at hand, as it is between the layers of a model. Figures are microseconds, the lower quartile of
-`--repeats` products, the forms taking turns, so that a busy machine disturbs all alike. Error is the root mean square
-against float64 over the result's, of the product itself (the rounding of the weights to 8 or 4 bits is not counted).
+so that all but the weights is at hand, as it is between the layers of a model. Figures are microseconds, the lower
+quartile of `--repeats` products, the forms taking turns, so that a busy machine disturbs all alike. Error is the root
+mean square against float64 over the result's, of the product itself (the rounding of the weights to 8 or 4 bits is not
+counted). On a machine that is busy otherwise use one thread fewer than it has cores: threads wait for each other.
 """
 
 from __future__ import annotations
