@@ -12,7 +12,7 @@ from hanlin.artifacts import HanlinError
 from hanlin.inference import Completion, Engine, Request, step
 from hanlin.inference.alike import least_rows
 from hanlin.inference.plan import Piece, Plan
-from hanlin.inference.precision import HalfTransformer, _has_half_product
+from hanlin.inference.precision import DTYPES, for_generation
 from hanlin.inference.prefixes import TILE
 from hanlin.models import Transformer
 from tests.inference.models import prompts, tokenizer
@@ -67,9 +67,9 @@ def test_the_same_bits_in_any_company(shape: str, threads: int) -> None:
         same(one.generate(requests[::-1])[::-1], alone)
 
 
-@pytest.mark.skipif(not _has_half_product(), reason="this build of torch has no float16 product")
-def test_half_weights_are_alike_without_being_asked() -> None:
-    model = HalfTransformer.convert(roomy(heads=6, hidden_size=96).bfloat16())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_frozen_weights_are_alike_without_being_asked(dtype: str) -> None:
+    model = for_generation(roomy(heads=6, hidden_size=96, intermediate_size=64), dtype)
     one = Engine(model, tokenizer(), max_batch=32)
     assert one.deterministic and one._step.least == 1
     requests = crowd(2)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from hanlin.artifacts import HanlinError
 from hanlin.models import ModelConfig, Transformer
-from hanlin.models.hub import load_config, load_model, save_model
+from hanlin.models.hub import WeightReader, load_config, load_model, save_model
 
 
 def model(**changes: Any) -> Transformer:
@@ -141,3 +141,21 @@ def test_token_ids_come_from_the_tokenizer(tmp_path: Path) -> None:
     generation = json.loads((tmp_path / "generation_config.json").read_text())
     assert generation == {"bos_token_id": 0, "eos_token_id": [3, 0], "pad_token_id": 1, "temperature": 0.7}
     assert (tmp_path / "tokenizer.json").exists()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
+def test_parameters_are_read_one_at_a_time(family: str, tmp_path: Path) -> None:
+    """As `load_model` reads them; what stands whole in the file is a piece of it, not a copy."""
+    save_model(tmp_path, model(family=family, tied=family != "llama"), shard_bytes=4_000)
+    reader = WeightReader(tmp_path)
+    for name, parameter in load_model(tmp_path).named_parameters():
+        assert torch.equal(reader(name), parameter), name
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert str(tmp_path) not in maps.read_text()
+        table = reader("embedding.weight")
+        assert str(tmp_path) in maps.read_text()
+        del table
+    edit_config(tmp_path, vocab_size=30)
+    with pytest.raises(HanlinError, match="do not belong together"):
+        WeightReader(tmp_path)("embedding.weight")

@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hanlin.artifacts import HanlinError
-from hanlin.inference import Engine, Request
-from hanlin.inference.precision import HalfTransformer, _has_half_product
+from hanlin.inference import Engine, Request, precision
 from hanlin.models.adapter_files import load_adapter, save_adapter
 from hanlin.models.hub import load_model, save_model
 from hanlin.models.lora import (
@@ -522,12 +521,13 @@ def test_the_engine_generates_with_the_active_adapter(family, variant, base):
     assert [one.ids for one in reference] == [one.ids for one in base_answers] != [one.ids for one in apart]
 
 
-@pytest.mark.skipif(not _has_half_product(), reason="this build of PyTorch has no FBGEMM")
-def test_half_precision_weights_for_generation_contain_the_adapter():
+@pytest.mark.parametrize("emulated", [True, False])
+def test_weights_for_generation_contain_the_adapter(emulated, monkeypatch):
+    monkeypatch.setattr(precision, "computes_bfloat16", lambda device: not emulated)
     model = lively(fresh("llama", torch.float32).to(torch.bfloat16), VARIANTS["dora"]).eval()
     exact = copy.deepcopy(model)
     merge_lora(exact, torch.float64)
-    half = HalfTransformer.convert(model)
+    half = precision.for_generation(model)
     with torch.no_grad():
         wanted = exact(tokens())
         assert (half(tokens()) - wanted).abs().max() < 1e-4 * wanted.abs().max()

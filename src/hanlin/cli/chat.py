@@ -34,7 +34,7 @@ def chat(
     top_p: Annotated[float, typer.Option(help="Sample among the likeliest that hold this share of probability.")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens an answer.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answers.")] = 0,
-    dtype: Annotated[Dtype, typer.Option(help="Precision of weights and computation.")] = Dtype.float32,
+    dtype: Annotated[Dtype, typer.Option(help="What the weights are kept in.")] = Dtype.float32,
     device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = Device.auto,
 ) -> None:
     """Talk to a model.

@@ -29,7 +29,7 @@ def compare(
     records: Annotated[
         Path | None, typer.Option(help="Write every item with its marks into this folder, as a/ and b/.")
     ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Precision of weights and computation.")] = Dtype.float32,
+    dtype: Annotated[Dtype, typer.Option(help="What the weights are kept in.")] = Dtype.float32,
     device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = Device.auto,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only so many items of each task.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of resampling, and of questions made from a corpus.")] = 0,

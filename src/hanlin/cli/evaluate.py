@@ -20,7 +20,7 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     records: Annotated[Path | None, typer.Option(help="Write every item with its mark into this folder.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Precision of weights and computation.")] = Dtype.float32,
+    dtype: Annotated[Dtype, typer.Option(help="What the weights are kept in.")] = Dtype.float32,
     device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = Device.auto,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only the first items of each task.")] = None,
     data: Annotated[

@@ -10,10 +10,12 @@ import typer
 
 
 class Dtype(StrEnum):
-    """Precisions of inference."""
+    """What weights are kept in for inference."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
+    int8 = "int8"
+    int4 = "int4"
 
 
 class Device(StrEnum):
@@ -45,7 +47,7 @@ def generate(
     beams: Annotated[int, typer.Option(min=1, help="Beam search with so many beams (with temperature 0).")] = 1,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given several times.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answer.")] = 0,
-    dtype: Annotated[Dtype, typer.Option(help="Precision of weights and computation.")] = Dtype.float32,
+    dtype: Annotated[Dtype, typer.Option(help="What the weights are kept in.")] = Dtype.float32,
     device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = Device.auto,
     raw: Annotated[bool, typer.Option("--raw", help="Go on from the prompt as it is, with no chat template.")] = False,
 ) -> None:

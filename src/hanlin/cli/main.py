@@ -16,7 +16,6 @@ from hanlin.cli import (
     data,
     evaluate,
     export,
-    generate,
     feedback,
     generate,
     keys,

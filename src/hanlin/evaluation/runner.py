@@ -229,7 +229,7 @@ def random_model(model: LanguageModel, seed: int) -> LanguageModel:
     weight = given.model.embedding.weight
     network = Transformer(model.config)
     network.init_weights(seed)
-    network.to(device=weight.device, dtype=weight.dtype)
+    network.to(device=weight.device, dtype=given.model.compute_dtype or weight.dtype)
     engine = Engine(for_generation(network), model.tokenizer, eos_ids=given.eos_ids, max_batch=given.max_batch)
     return Examinee(engine, model.prefix_ids)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hanlin.inference.precision import HalfLinear
+from hanlin.inference.products import FrozenLinear
 from hanlin.models import Transformer
 from hanlin.models.transformer import RMSNorm
 
@@ -26,11 +26,8 @@ def linear_function(module: nn.Module, dtype: torch.dtype) -> Function:
 
     Adapted and quantised layers are no nn.Linear, and are called: their active adapter may change between calls.
     """
-    if isinstance(module, HalfLinear):
-        product, packed = torch.ops.quantized.linear_dynamic_fp16.default, module.packed
-        # What the operator calls once it has looked through its arguments for things to trace: that takes 10 µs.
-        direct: Callable[[Tensor, object], Tensor] = getattr(product, "_op", product)
-        return lambda x: direct(x, packed)
+    if isinstance(module, FrozenLinear):
+        return module.product
     if not isinstance(module, nn.Linear):
         return module
     weight: Tensor = module.weight

@@ -8,19 +8,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import tokenizers
-import torch
 
 from hanlin.artifacts import HanlinError, UsageError
 from hanlin.inference.engine import Engine
-from hanlin.inference.precision import for_generation
+from hanlin.inference.precision import DTYPES, load_for_generation
 from hanlin.inference.types import Completion, Delta, Request
 from hanlin.models import ModelConfig
 from hanlin.models.device import choose_device
-from hanlin.models.hub import load_model
 from hanlin.tokenization import Conversation, Message, Tokenizer
 from hanlin.tokenization.vocabulary import CONTROL_TOKENS, END_OF_TEXT
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 Messages = Sequence[Message | Mapping[str, Any]]
 
@@ -102,9 +98,19 @@ def _request(ids: Sequence[int], settings: Mapping[str, Any]) -> Request:
     return Request(prompt_ids=ids, **settings)
 
 
-def load(directory: Path | str, dtype: str = "float32", *, device: str = "auto", max_batch: int = 64) -> LanguageModel:
-    """The model in a Hugging Face directory, ready to answer, in `dtype` (float32 or bfloat16) on `device` (auto: the
-    GPU where there is one; cpu; cuda). `max_batch` answers are generated at once.
+def load(
+    directory: Path | str,
+    dtype: str = "float32",
+    *,
+    device: str = "auto",
+    max_batch: int = 64,
+    deterministic: bool | None = None,
+) -> LanguageModel:
+    """The model in a Hugging Face directory, ready to answer, its weights in `dtype` (float32, bfloat16, int8 or int4)
+    on `device` (auto: the GPU where there is one; cpu; cuda). `max_batch` answers are generated at once.
+
+    `deterministic`: an answer's log-probabilities have the same bits in any company (None: where that costs nothing;
+    see `Engine`).
 
     Raises HanlinError saying what is missing when the directory holds no model or no tokenizer, and UsageError for
     another dtype and for a device that is not there.
@@ -122,8 +128,15 @@ def load(directory: Path | str, dtype: str = "float32", *, device: str = "auto",
     if not (directory / "tokenizer.json").is_file():
         raise HanlinError(f"{directory} holds no tokenizer.json: put the model's tokenizer beside its weights")
     tokenizer = Tokenizer.load(directory)
-    model = for_generation(load_model(directory, DTYPES[dtype], place))
-    engine = Engine(model, tokenizer, eos_ids=end_ids(directory), max_batch=max_batch)
+    model = load_for_generation(directory, dtype, place, deterministic is not False)
+    engine = Engine(
+        model,
+        tokenizer,
+        eos_ids=end_ids(directory),
+        max_batch=max_batch,
+        deterministic=deterministic,
+        frozen=True,
+    )
     return LanguageModel(engine, prompt_prefix(directory, tokenizer))
 
 

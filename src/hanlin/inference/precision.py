@@ -1,14 +1,28 @@
-"""bfloat16 on processors that have no instructions for it: the same weights, multiplied in float32."""
+"""The forms that a model's weights take for generation: which there are, and which is fastest where."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from hanlin.models import Transformer
+from hanlin.artifacts import UsageError
+from hanlin.inference.products import FrozenLinear, HalfLinear, PackedLinear
+from hanlin.inference.quantised import CodedLinear
+from hanlin.models import ModelConfig, Transformer
+from hanlin.models.hub import WeightReader, load_model
 from hanlin.models.lora import merge_lora
+from hanlin.models.transformer import Linear
+
+DTYPES = ("float32", "bfloat16", "int8", "int4")
+"""What weights may be kept in. int8: a byte a weight and a scale an output; int4: half a byte, and a scale for 64
+weights; both of the matrices alone, and the arithmetic is that of float32."""
+Make = Callable[[Tensor, "Tensor | None"], nn.Module]
+"""Makes a layer of a weight [out, in] and a bias."""
 
 _BLOCK = 1 << 22
 """Weights checked at once, so that the check needs little memory."""
@@ -35,98 +49,133 @@ def fits_half(weight: Tensor) -> bool:
     return True
 
 
-class HalfLinear(nn.Module):
-    """x W^T + b with W kept as float16 and the arithmetic in float32 (FBGEMM's packed product); x float32 [..., in].
+class FrozenEmbedding(nn.Module):
+    """Rows of a table in any precision, as float32, rounded to `dtype` first. The table may be a mapped file: only the
+    rows that are asked for are read."""
 
-    A product with few rows, as in generation, waits for the weights to come from memory, so half the bytes are nearly
-    twice the speed; with many rows it is as fast as float32.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
-        self.packed = torch.ops.quantized.linear_prepack_fp16(
-            weight.float().contiguous(), None if bias is None else bias.float()
-        )
-        self.out_features = weight.shape[0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.numel() == 0:
-            return x.new_empty((*x.shape[:-1], self.out_features))
-        return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
-
-
-class FloatLinear(nn.Module):
-    """A linear layer in float32 for weights that float16 cannot hold."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.weight, self.bias = weight.float(), None if bias is None else bias.float()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight, self.bias)
-
-
-class FloatEmbedding(nn.Module):
-    """Rows of a bfloat16 table, as float32."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
+        self.dtype = dtype
         self.register_buffer("weight", weight)
         self.weight: Tensor
 
     def forward(self, ids: Tensor) -> Tensor:
-        return nn.functional.embedding(ids, self.weight).float()
+        return nn.functional.embedding(ids, self.weight).to(self.dtype).float()
 
 
-def _packed(weight: Tensor, bias: Tensor | None) -> nn.Module:
-    return HalfLinear(weight, bias) if fits_half(weight) else FloatLinear(weight, bias)
-
-
-class HalfTransformer(Transformer):
-    """A bfloat16 Transformer for generation on a CPU that cannot multiply bfloat16: same modules, same `hidden`, its
-    matrices packed as `HalfLinear`. Activations, keys and values are float32, so its results are nearer to the exact
-    ones than those of bfloat16 arithmetic."""
+class FrozenTransformer(Transformer):
+    """A Transformer for generation alone: same modules, same `hidden`, its matrices in the form of `FrozenLinear`.
+    Activations, keys and values are float32."""
 
     output: nn.Module
 
     @classmethod
-    def convert(cls, model: Transformer) -> HalfTransformer:
-        """Turn `model` (bfloat16, no longer needed as it was: its modules are taken over) into one that generates
-        faster. Adapters are merged."""
-        merge_lora(model)
+    def build(
+        cls, config: ModelConfig, fetch: Callable[[str], Tensor], make: Make, dtype: torch.dtype
+    ) -> FrozenTransformer:
+        """A model of `config` whose parameters `fetch` gives by their names and `make` lays out; norms and
+        the rows of embeddings are rounded to `dtype`."""
         with torch.device("meta"):
-            converted = cls(model.config)
+            model = cls(config)
         with torch.inference_mode():
-            converted.output = _packed(model.head_weight, None)
-            converted.head, converted.compute_dtype = None, torch.float32
-            converted.embedding = FloatEmbedding(model.embedding.weight.detach())
-            converted.positions = model.positions
-            converted.blocks, converted.final_norm, converted.rotary = model.blocks, model.final_norm, model.rotary
-            if model.positions is not None:
-                model.positions.float()
-            model.final_norm.float()
-            for block in model.blocks:
-                for parent in list(block.modules()):
-                    for name, child in list(parent.named_children()):
-                        if isinstance(child, nn.Linear):
-                            bias = cast("Tensor | None", child.bias)
-                            setattr(
-                                parent, name, _packed(child.weight.detach(), None if bias is None else bias.detach())
-                            )
-                block.float()
-        return converted.eval()
+            model.output = make(fetch("embedding.weight" if config.tied else "head.weight"), None)
+            model.head, model.compute_dtype = None, torch.float32
+            model.embedding = FrozenEmbedding(fetch("embedding.weight"), dtype)
+            for path, module in list(model.named_modules()):
+                if isinstance(module, Linear):
+                    bias = None if cast("Tensor | None", module.bias) is None else fetch(f"{path}.bias")
+                    model.set_submodule(path, make(fetch(f"{path}.weight"), bias))
+                else:
+                    for name, _ in list(module.named_parameters(recurse=False)):
+                        exact = fetch(f"{path}.{name}").to(dtype, copy=True).float()
+                        setattr(module, name, nn.Parameter(exact, requires_grad=False))
+        return model.eval()
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.output(hidden)
 
 
-def for_generation(model: Transformer) -> Transformer:
-    """The model in the form in which it generates fastest on its device; `model` itself is not to be used
-    afterwards."""
+def for_generation(model: Transformer, dtype: str | None = None, deterministic: bool = True) -> Transformer:
+    """The model in the form in which it generates fastest on its device, its weights in `dtype` (None: as they are);
+    `model` itself is not to be used afterwards: its weights are taken over one by one. Adapters are merged.
+
+    With `deterministic` a row's result has the same bits in any company wherever that costs at most a row (see
+    `PackedLinear`). Raises UsageError for another dtype.
+    """
+    merge_lora(model)
     weight = model.embedding.weight
-    if weight.dtype != torch.bfloat16 or computes_bfloat16(weight.device) or not _has_half_product():
+    kind = dtype or str(weight.dtype).removeprefix("torch.")
+    if dtype is None and kind not in DTYPES:
         return model.eval()
-    return HalfTransformer.convert(model)
+    make = layer_maker(kind, weight.device, deterministic)
+    if make is None:
+        return model.eval().to(getattr(torch, kind))
+    return FrozenTransformer.build(model.config, functools.partial(_take, model), make, _rounding(kind))
+
+
+def quantise(model: Transformer, dtype: str) -> Transformer:
+    """`model` with 8-bit or 4-bit weights (`dtype` int8 or int4), for generation; it is not to be used itself
+    afterwards."""
+    if dtype not in ("int8", "int4"):
+        raise UsageError(f"weights can't be quantised to {dtype!r}: choose int8 or int4")
+    return for_generation(model, dtype)
+
+
+def load_for_generation(
+    directory: Path | str, dtype: str, device: torch.device, deterministic: bool = True
+) -> Transformer:
+    """`for_generation` of the model in a Hugging Face directory, read and laid out a matrix at a time: there is never
+    a second copy of the whole model, and the rows of its embedding stay in the mapped file.
+
+    Raises as `hub.load_model`, and UsageError for another dtype.
+    """
+    make = layer_maker(dtype, device, deterministic)
+    if make is None:
+        return load_model(directory, dtype, device).eval()
+    reader = WeightReader(directory)
+    return FrozenTransformer.build(reader.config, lambda name: reader(name).to(device), make, _rounding(dtype))
+
+
+def layer_maker(dtype: str, device: torch.device, deterministic: bool = True) -> Make | None:
+    """What makes linear layers with weights in `dtype` on `device`; None: an ordinary model is the fastest form.
+
+    Raises UsageError for another dtype.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype is {dtype!r}: it must be one of {', '.join(DTYPES)}")
+    if dtype in ("int8", "int4"):
+        return lambda weight, bias: CodedLinear(weight, bias, 8 if dtype == "int8" else 4)
+    if device.type != "cpu":
+        return None
+    if dtype == "float32":
+        return lambda weight, bias: PackedLinear(weight, bias, torch.float32, deterministic)
+    if computes_bfloat16(device):
+        return lambda weight, bias: PackedLinear(weight, bias, torch.bfloat16, deterministic)
+    if not _has_half_product():
+        return None
+
+    def half(weight: Tensor, bias: Tensor | None) -> FrozenLinear:
+        weight, bias = weight.bfloat16(), None if bias is None else bias.bfloat16()
+        fits = fits_half(weight)
+        return HalfLinear(weight, bias) if fits else PackedLinear(weight, bias, torch.float32, deterministic)
+
+    return half
+
+
+def _rounding(dtype: str) -> torch.dtype:
+    """What norms and embeddings are rounded to where the matrices are in `dtype`."""
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+
+
+def _take(model: Transformer, name: str) -> Tensor:
+    """A parameter, which the model has no longer: its memory is free when the caller lets go. Not so the embedding,
+    which is asked for twice where it is the head too."""
+    path, _, kind = name.rpartition(".")
+    module = model.get_submodule(path)
+    found = cast(Tensor, getattr(module, kind)).detach()
+    if name != "embedding.weight":
+        setattr(module, kind, None)
+    return found
 
 
 def _has_half_product() -> bool:

@@ -29,6 +29,7 @@ from hanlin.inference.functions import (
 )
 from hanlin.inference.plan import QUERIES, Piece, Plan, Run
 from hanlin.inference.prefixes import TILE
+from hanlin.inference.products import FrozenLinear
 from hanlin.models import Transformer
 from hanlin.models.transformer import Attention, Block
 
@@ -111,14 +112,17 @@ class Step:
     @torch.inference_mode()
     def _least_rows(self, most: int) -> int | None:
         config, block = self.config, cast(Block, self.model.blocks[0])
-        functions: list[tuple[Function, int]] = [(self.model.logits, config.hidden_size)]
+        functions: list[tuple[Function, int]] = []
+        if not _is_alike(getattr(self.model, "output", None)):
+            functions.append((self.model.logits, config.hidden_size))
         for module, width in (
             (block.attention.qkv, config.hidden_size),
             (block.attention.out, config.heads * config.head_dim),
             (block.mlp.up, config.hidden_size),
             (block.mlp.down, config.intermediate_size),
         ):
-            functions.append((linear_function(module, self.dtype), width))
+            if not _is_alike(module):
+                functions.append((linear_function(module, self.dtype), width))
         return least_rows(functions, self.dtype, self.device, most)
 
     def __call__(self, pieces: Sequence[Piece], cache: KVCache) -> Tensor:
@@ -245,6 +249,11 @@ class Step:
         (first, second), (cos, sin) = both.chunk(2, -1), turn
         left, right = (first * cos).addcmul_(second, sin, value=-1), (second * cos).addcmul_(first, sin)
         joint.copy_(torch.cat((left, right), -1))
+
+
+def _is_alike(module: object) -> bool:
+    """Whether a layer was tried when it was made."""
+    return isinstance(module, FrozenLinear) and module.alike
 
 
 class _Store:

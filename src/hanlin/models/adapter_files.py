@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hanlin.artifacts import HanlinError, atomic_path, write_json
+from hanlin.models.config import ModelConfig
 from hanlin.models.lora import (
     DEFAULT,
     Projection,
@@ -98,6 +100,38 @@ def load_adapter(directory: Path | str, model: Transformer, name: str = DEFAULT,
     model, naming them.
     """
     directory = Path(directory)
+    settings, targets = _read(directory, model)
+    attach(model, list(targets), settings, name)
+    try:
+        for one, given in targets.items():
+            adapter = cast(Adapter, cast(LoraLinear, model.get_submodule(one.layer)).adapters[name])
+            _fill(adapter.tensors(one.part or 0), given, f"{one.name} in {directory / WEIGHTS}")
+    except HanlinError:
+        remove_adapter(model, name)
+        raise
+    set_adapter(model, name, train)
+    return settings
+
+
+def read_adapter(directory: Path | str, config: ModelConfig) -> dict[str, Adapter]:
+    """The adapter in `directory` without a model: what stands beside each adapted linear layer, by the layer's name
+    (as in `blocks.0.attention.qkv`), float32. Raises HanlinError as `load_adapter`."""
+    directory = Path(directory)
+    with torch.device("meta"):
+        model = Transformer(config)
+    settings, targets = _read(directory, model)
+    attach(model, list(targets), settings, DEFAULT)
+    found: dict[str, Adapter] = {}
+    for one, given in targets.items():
+        if one.layer not in found:
+            adapter = cast(Adapter, cast(LoraLinear, model.get_submodule(one.layer)).adapters[DEFAULT])
+            found[one.layer] = adapter.to_empty(device="cpu").requires_grad_(False)
+        _fill(found[one.layer].tensors(one.part or 0), given, f"{one.name} in {directory / WEIGHTS}")
+    return found
+
+
+def _read(directory: Path, model: Transformer) -> tuple[LoraSettings, dict[Projection, dict[str, Tensor]]]:
+    """The adapter's settings and its tensors by projection and `peft`'s ending."""
     config = _read_config(directory / CONFIG)
     tensors = _read_tensors(directory / WEIGHTS)
     targets: dict[Projection, dict[str, Tensor]] = {}
@@ -129,16 +163,7 @@ def load_adapter(directory: Path | str, model: Transformer, name: str = DEFAULT,
         )
     except ValidationError as error:
         raise HanlinError(f"{directory / CONFIG} is no configuration of LoRA: {error}") from None
-    attach(model, list(targets), settings, name)
-    try:
-        for one, given in targets.items():
-            adapter = cast(Adapter, cast(LoraLinear, model.get_submodule(one.layer)).adapters[name])
-            _fill(adapter.tensors(one.part or 0), given, f"{one.name} in {directory / WEIGHTS}")
-    except HanlinError:
-        remove_adapter(model, name)
-        raise
-    set_adapter(model, name, train)
-    return settings
+    return settings, targets
 
 
 def _fill(places: dict[str, Tensor], given: dict[str, Tensor], where: str) -> None:

@@ -115,20 +115,45 @@ def load_model(
     with contextlib.ExitStack() as stack:
         files = open_weights(directory, stack)
         read_weights(files, config, views_of(model), directory)
-        if config.tied:
-            check_tied(files, model.embedding.weight, directory)
+        if config.tied and "lm_head.weight" in files:
+            head = files["lm_head.weight"].get_tensor("lm_head.weight").to(model.embedding.weight)
+            check_tied(head, model.embedding.weight, directory)
     return model
 
 
-def check_tied(files: Mapping[str, Any], embedding: Tensor, directory: Path) -> None:
-    """Raise HanlinError where the open `files` of a model with tied embeddings hold another head all the same."""
-    if "lm_head.weight" not in files:
-        return
-    if not torch.equal(files["lm_head.weight"].get_tensor("lm_head.weight").to(embedding), embedding):
-        raise HanlinError(
-            f"lm_head.weight in {directory} is not the embedding, though config.json says tie_word_embeddings: "
-            "set it to false, or remove the tensor"
-        )
+class WeightReader:
+    """The parameters of a model directory, one at a time, in the precision of its files: for whoever turns each into
+    another form, so that there is never a whole model in the old one.
+
+    Raises HanlinError as `load_model`, when it is made and when a parameter is read.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory)
+        self.config = load_config(self.directory)
+        with torch.device("meta"):
+            self._views = views_of(Transformer(self.config))
+        with contextlib.ExitStack() as stack:
+            self._paths = {name: path for name, (path, _) in _opened(self.directory, stack).items()}
+        self._names = match_names(set(self._paths), self.config, list(self._views), self.directory)
+        if self.config.tied and "lm_head.weight" in self._paths:
+            check_tied(self._tensor("lm_head.weight"), self("embedding.weight"), self.directory)
+
+    def __call__(self, parameter: str) -> Tensor:
+        """The tensor of that parameter of a `Transformer`: a piece of the mapped file where it stands there whole, so
+        that only what is looked at is read; made anew where it is joined of several."""
+        parts: list[Tensor] = []
+        for slot, target in self._views.items():
+            if slot.parameter == parameter:
+                source = self._tensor(self._names[slot.name])
+                parts.append(_fitting(source.T if slot.transposed else source, target, slot, self.directory))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _tensor(self, name: str) -> Tensor:
+        # The file is mapped for this tensor alone, and let go with it: pages that were read of it count as this
+        # process's memory until then.
+        with safe_open(self._paths[name], framework="pt") as file:
+            return file.get_tensor(name)
 
 
 @torch.no_grad()
@@ -138,13 +163,25 @@ def read_weights(files: Mapping[str, Any], config: ModelConfig, views: Mapping[S
     names = match_names(set(files), config, list(views), directory)
     for slot, target in views.items():
         source = files[names[slot.name]].get_tensor(names[slot.name])
-        source = source.T if slot.transposed else source
-        if source.shape != target.shape:
-            raise HanlinError(
-                f"{slot.name} in {directory} has the shape {list(source.shape)}, but config.json makes it "
-                f"{list(target.shape)}: the two do not belong together"
-            )
-        target.copy_(source)
+        target.copy_(_fitting(source.T if slot.transposed else source, target, slot, directory))
+
+
+def _fitting(source: Tensor, target: Tensor, slot: Slot, directory: Path) -> Tensor:
+    if source.shape != target.shape:
+        raise HanlinError(
+            f"{slot.name} in {directory} has the shape {list(source.shape)}, but config.json makes it "
+            f"{list(target.shape)}: the two do not belong together"
+        )
+    return source
+
+
+def check_tied(head: Tensor, embedding: Tensor, directory: Path) -> None:
+    """Raise HanlinError where a model with tied embeddings has another head in its files all the same."""
+    if not torch.equal(head, embedding):
+        raise HanlinError(
+            f"lm_head.weight in {directory} is not the embedding, though config.json says tie_word_embeddings: "
+            "set it to false, or remove the tensor"
+        )
 
 
 def save_model(
@@ -236,6 +273,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def open_weights(directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
     """Tensor names to open safetensors files."""
+    return {name: file for name, (_, file) in _opened(directory, stack).items()}
+
+
+def _opened(directory: Path, stack: contextlib.ExitStack) -> dict[str, tuple[Path, Any]]:
     paths = [directory / WEIGHTS]
     if (directory / INDEX).exists() and not paths[0].exists():
         listed = read_json(directory / INDEX).get("weight_map")
@@ -244,7 +285,7 @@ def open_weights(directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]
         ):
             raise HanlinError(f"{directory / INDEX} has no weight_map from tensors to files beside it")
         paths = [directory / name for name in sorted(set(listed.values()))]
-    files: dict[str, Any] = {}
+    files: dict[str, tuple[Path, Any]] = {}
     for path in paths:
         if not path.exists():
             others = [
@@ -256,7 +297,7 @@ def open_weights(directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]
             file = stack.enter_context(safe_open(path, framework="pt"))
         except (SafetensorError, OSError) as error:
             raise HanlinError(f"{path} is not a readable safetensors file: {error}") from error
-        files.update(dict.fromkeys(file.keys(), file))
+        files.update(dict.fromkeys(file.keys(), (path, file)))
     return files
 
 

@@ -37,6 +37,24 @@ def quantise(weight: Tensor, bits: Bits, group: int) -> tuple[Tensor, Tensor]:
     return low | (high << 4), scales.squeeze(-1)
 
 
+def unpack(codes: Tensor, dtype: torch.dtype = torch.int8) -> Tensor:
+    """The 4-bit numbers [rows, padded] in `codes` of `quantise`, -7 to 7."""
+    half = codes.shape[1]
+    numbers = torch.empty((codes.shape[0], 2 * half), dtype=dtype, device=codes.device)
+    numbers[:, :half] = codes & 15
+    numbers[:, half:] = codes >> 4
+    return numbers.sub_(8)
+
+
+def dequantise(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight [rows, columns or padded] of what `quantise` gave, each code times its scale rounded once."""
+    if codes.dtype == torch.int8:
+        return codes.to(dtype).mul_(scales)
+    weight = unpack(codes, dtype)
+    weight.unflatten(1, (scales.shape[1], -1)).mul_(scales.unsqueeze(-1))
+    return weight
+
+
 class QuantisedLinear(nn.Module):
     """A linear layer whose weight can't be trained: codes and scales of `quantise`. Gradients flow to the input.
 
@@ -63,14 +81,7 @@ class QuantisedLinear(nn.Module):
 
     def weight_in(self, dtype: torch.dtype) -> Tensor:
         """The weight [outputs, inputs], each code times its scale rounded once."""
-        if self.bits == 8:
-            return self.codes.to(dtype).mul_(self.scales)
-        half = self.codes.shape[1]
-        weight = torch.empty((self.out_features, 2 * half), dtype=dtype, device=self.codes.device)
-        weight[:, :half] = self.codes & 15
-        weight[:, half:] = self.codes >> 4
-        weight.sub_(8).unflatten(1, (-1, self.group)).mul_(self.scales.unsqueeze(-1))
-        return weight[:, : self.in_features]
+        return dequantise(self.codes, self.scales, dtype)[:, : self.in_features]
 
     def forward(self, input: Tensor) -> Tensor:
         out = cast(Tensor, _FrozenProduct.apply(input, self))

@@ -66,9 +66,10 @@ class Source:
         self._files = open_weights(self.directory, self._stack)
         try:
             self._names = match_names(set(self._files), self.config, list(self.shapes), self.directory)
-            if self.config.tied:
-                embedding = next(slot for slot in self.shapes if slot.parameter == "embedding.weight")
-                check_tied(self._files, self.read(embedding), self.directory)
+            if self.config.tied and "lm_head.weight" in self._files:
+                embedding = self.read(next(slot for slot in self.shapes if slot.parameter == "embedding.weight"))
+                head = self._files["lm_head.weight"].get_tensor("lm_head.weight").to(embedding)
+                check_tied(head, embedding, self.directory)
         except BaseException:
             self._stack.close()
             raise
