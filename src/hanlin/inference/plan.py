@@ -29,15 +29,17 @@ class Piece(NamedTuple):
     """Position of the first token."""
     tokens: Sequence[int]
     prompt: bool
-    """Part of a prompt, which begins at a multiple of TILE; otherwise the one token that was generated last."""
+    """Part of a prompt, which begins at a multiple of TILE; otherwise the token that was generated last, and perhaps
+    some that are guessed to follow it."""
     answered: bool
-    """The scores after the last token are wanted."""
+    """The scores after the last token are wanted; of what is no prompt, those after each token always are."""
 
 
 @dataclass
 class Run:
     """One call of attention: `rows` neighbouring slots from `slot` on, with `queries` positions of each from `start` on
-    (start is -1 for generated tokens, each at a place of its own), over `span` keys."""
+    (start is -1 for generated tokens, each at a place of its own), over `span` keys. `same`: all rows are one slot, in
+    which several tokens are generated."""
 
     slot: int
     rows: int
@@ -48,6 +50,7 @@ class Run:
     """For each of rows × queries the token of the step that is its query; fillings repeat another."""
     places: list[int]
     """Those of rows × queries that are no fillings; their tokens are sources[place]."""
+    same: bool = False
 
     @property
     def whole(self) -> bool:
@@ -63,8 +66,6 @@ class Plan:
         generated = (number for number, piece in enumerate(pieces) if not piece.prompt)
         decoded = sorted(generated, key=lambda number: pieces[number].slot)
         prompts = [number for number, piece in enumerate(pieces) if piece.prompt]
-        self.decoded = len(decoded)
-        """How many tokens are generated ones."""
         self.tokens: list[int] = []
         self.positions: list[int] = []
         self.slots: list[int] = []
@@ -76,19 +77,32 @@ class Plan:
             self.tokens += piece.tokens
             self.positions += range(piece.start, piece.start + len(piece.tokens))
             if not piece.prompt:
-                self.slots.append(piece.slot)
+                self.slots += [piece.slot] * len(piece.tokens)
+        self.decoded = len(self.slots)
+        """How many tokens are generated ones."""
         self.prompts = [(pieces[number], first[number]) for number in prompts]
         """Pieces of prompts, with the place of each one's first token."""
-        self.answers = [first[n] + len(piece.tokens) - 1 for n, piece in enumerate(pieces) if piece.answered]
+        self.answers: list[int] = []
         """Places of the tokens after which scores are wanted, in the order of the pieces."""
-        self.runs = [*_decode_runs([pieces[n] for n in decoded]), *_tile_runs(self.prompts, queries)]
+        for number, piece in enumerate(pieces):
+            end = first[number] + len(piece.tokens)
+            if not piece.prompt:
+                self.answers += range(first[number], end)
+            elif piece.answered:
+                self.answers.append(end - 1)
+        self.runs = [*_decode_runs([(pieces[n], first[n]) for n in decoded]), *_tile_runs(self.prompts, queries)]
 
 
-def _decode_runs(pieces: Sequence[Piece]) -> list[Run]:
+def _decode_runs(pieces: Sequence[tuple[Piece, int]]) -> list[Run]:
     runs: list[Run] = []
-    for place, piece in enumerate(pieces):
-        span = span_of(piece.start + 1)
-        if runs:
+    for piece, place in pieces:
+        count = len(piece.tokens)
+        span = span_of(piece.start + count)
+        if count > 1:
+            places = list(range(count))
+            runs.append(Run(piece.slot, count, 1, -1, span, [place + row for row in places], places, same=True))
+            continue
+        if runs and not runs[-1].same:
             run = runs[-1]
             rows = piece.slot + 1 - run.slot
             if rows * max(run.span, span) <= run.rows * run.span + span + DECODE_CALL:

@@ -11,14 +11,16 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from hanlin.inference.cache import KVCache, blocks_of
 from hanlin.inference.plan import Piece
 from hanlin.inference.prefixes import TILE, Prefixes
-from hanlin.inference.sampling import choose
+from hanlin.inference.sampling import Choice, choose
 from hanlin.inference.sequence import Sequence
+from hanlin.inference.speculation import MOST_AHEAD, MOST_ROWS, Guesser, can_guess, join_rows, states_ahead
 from hanlin.inference.step import Step
 
 CHUNK = 256
@@ -42,15 +44,33 @@ class Load:
     prefix_hits: int = 0
     """Tokens of prompts that were found there, or in a sequence that was being read."""
     preemptions: int = 0
+    guessed_tokens: int = 0
+    """Tokens that were guessed ahead (see `speculation`)."""
+    accepted_tokens: int = 0
+    """Those of them that were right."""
+
+
+class _Turn(NamedTuple):
+    """Where in a step's scores those for a sequence are."""
+
+    sequence: Sequence
+    row: int
+    guesses: list[int]
+    """Of the tokens after the first; each has a row, which counts if those before it were right."""
+    decoded: bool
+    """Not the first token of its answer."""
 
 
 class Scheduler:
     """Answers sequences in order of (priority, arrival), `max_batch` at once, with `blocks` of cache; each alone must
     fit into it."""
 
-    def __init__(self, step: Step, max_batch: int, blocks: int, prefill_tokens: int, shelves: int) -> None:
+    def __init__(
+        self, step: Step, max_batch: int, blocks: int, prefill_tokens: int, shelves: int, guesser: Guesser | None = None
+    ) -> None:
         """`prefill_tokens` bounds what a step reads of prompts where nothing is being answered; `shelves` prompts of
-        finished requests are kept at most."""
+        finished requests are kept at most. With a `guesser` a step may generate several tokens of a sequence."""
+        self.guesser = guesser
         self.step_of, self.max_batch = step, max_batch
         self.prefill_tokens = max(prefill_tokens // TILE * TILE, TILE)
         self.cache = KVCache(step.config, max_batch + shelves, blocks, step.dtype, step.device)
@@ -98,19 +118,34 @@ class Scheduler:
             return []
         logits = self.step_of(pieces, self.cache)
         self.load.steps += 1
-        advanced, rows = self._note_read(pieces, read)
-        if not advanced:
+        turns = self._note_read(pieces, read)
+        if not turns:
             return []
-        if rows != list(range(logits.shape[0])):
-            logits = logits[torch.tensor(rows, device=logits.device)]
-        choice = choose(logits, [sequence.sampling for sequence in advanced])
-        for sequence, token, logprob, top in zip(advanced, choice.tokens, choice.logprobs, choice.top, strict=True):
-            sequence.append(token, logprob, top)
+        rows = [turn.row + place for turn in turns for place in range(1 + len(turn.guesses))]
+        states = [state for turn in turns for state in states_ahead(turn.sequence.sampling, len(turn.guesses))]
+        choice = choose(join_rows(logits, rows), states)
+        first = 0
+        for turn in turns:
+            self._append(turn, choice, first)
+            first += 1 + len(turn.guesses)
+        return [turn.sequence for turn in turns]
+
+    def _append(self, turn: _Turn, choice: Choice, first: int) -> None:
+        """Give a sequence its tokens: what was chosen after what it has, and after each guess while they are right."""
+        sequence, right = turn.sequence, 0
+        for place in range(1 + len(turn.guesses)):
+            token = choice.tokens[first + place]
+            sequence.append(token, choice.logprobs[first + place], choice.top[first + place])
+            sequence.read += turn.decoded
             self.load.generated_tokens += 1
-        for sequence in advanced:
-            if sequence.finish_reason is not None:
-                self._finish(sequence)
-        return advanced
+            if sequence.finish_reason is not None or turn.guesses[place : place + 1] != [token]:
+                break
+            right += 1
+        self.load.accepted_tokens += right
+        if turn.guesses:
+            sequence.ahead = min(MOST_AHEAD, 2 * sequence.ahead) if right == len(turn.guesses) else max(1, right)
+        if sequence.finish_reason is not None:
+            self._finish(sequence)
 
     def state(self) -> Load:
         """The load now."""
@@ -128,10 +163,11 @@ class Scheduler:
     def _pieces(self) -> tuple[list[Piece], list[Sequence]]:
         pieces: list[Piece] = []
         read: list[Sequence] = []
-        budget = self._budget()
+        budget, guesses = self._budget(), self._guess()
         for sequence in self.running:
             if not sequence.reading:
-                pieces.append(Piece(sequence.slot, sequence.read, sequence.ids[-1:], False, True))
+                tokens = [sequence.ids[-1], *guesses.get(sequence, ())]
+                pieces.append(Piece(sequence.slot, sequence.read, tokens, False, True))
                 read.append(sequence)
                 continue
             if sequence.leader is not None or budget <= 0:
@@ -147,20 +183,45 @@ class Scheduler:
             budget -= len(tokens)
         return pieces, read
 
-    def _note_read(self, pieces: list[Piece], read: list[Sequence]) -> tuple[list[Sequence], list[int]]:
-        """Take note of what was read; returns the sequences that get a token, with the row of scores of each."""
-        advanced: list[Sequence] = []
-        rows: list[int] = []
+    def _guess(self) -> dict[Sequence, list[int]]:
+        """How some of those that answer may go on."""
+        answering = [sequence for sequence in self.running if not sequence.reading]
+        if self.guesser is None or not answering:
+            return {}
+        each = MOST_ROWS // len(answering) - 1
+        able: list[Sequence] = []
+        most: list[int] = []
+        for sequence in answering:
+            count = min(sequence.ahead, each, sequence.limit - len(sequence.ids) - 1)
+            missing = blocks_of(sequence.read + 1 + count) - self.cache.held[sequence.slot]
+            if count > 0 and can_guess(sequence) and missing <= self.cache.free:
+                able.append(sequence)
+                most.append(count)
+        guesses = dict(zip(able, self.guesser.guess(able, most), strict=True))
+        for sequence, tokens in guesses.items():
+            if blocks_of(sequence.read + 1 + len(tokens)) - self.cache.held[sequence.slot] > self.cache.free:
+                tokens.clear()
+            self.cache.hold(sequence.slot, sequence.read + 1 + len(tokens))
+            self.load.guessed_tokens += len(tokens)
+        return guesses
+
+    def _note_read(self, pieces: list[Piece], read: list[Sequence]) -> list[_Turn]:
+        """Take note of what was read of prompts; returns what each sequence that gets tokens gets them from."""
+        turns: list[_Turn] = []
         row_of: dict[Sequence, int] = {}
+        row = 0
         for piece, sequence in zip(pieces, read, strict=True):
+            if not piece.prompt:
+                turns.append(_Turn(sequence, row, list(piece.tokens[1:]), True))
+                row += len(piece.tokens)
+                continue
             sequence.read += len(piece.tokens)
-            if piece.prompt:
-                self.load.prompt_tokens += len(piece.tokens)
-                self.prefixes.note(sequence.slot, sequence.chain[: sequence.read // TILE])
+            self.load.prompt_tokens += len(piece.tokens)
+            self.prefixes.note(sequence.slot, sequence.chain[: sequence.read // TILE])
             if piece.answered:
-                row_of[sequence] = len(row_of)
-                advanced.append(sequence)
-                rows.append(row_of[sequence])
+                row_of[sequence] = row
+                turns.append(_Turn(sequence, row, [], False))
+                row += 1
         for sequence in self.running:
             leader = sequence.leader
             if leader is None or leader.read < sequence.shared:
@@ -169,9 +230,8 @@ class Scheduler:
             sequence.leader = None
             if not sequence.reading:
                 # The same prompt: so are the scores after it.
-                advanced.append(sequence)
-                rows.append(row_of[leader])
-        return advanced, rows
+                turns.append(_Turn(sequence, row_of[leader], [], False))
+        return turns
 
     # Who runs ---------------------------------------------------------
 
@@ -258,6 +318,8 @@ class Scheduler:
         self._hand_on(sequence)
         self.prefixes.forget(sequence.slot)
         self.cache.release(sequence.slot)
+        if self.guesser is not None:
+            self.guesser.forget(sequence)
         bisect.insort(self._free, sequence.slot)
         sequence.slot, sequence.leader = -1, None
 

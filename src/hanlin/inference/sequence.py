@@ -43,6 +43,9 @@ class Sequence:
     shared: int = 0
     """How many positions will be copied of the leader's."""
 
+    ahead: int = 4
+    """How many tokens to guess ahead."""
+
     def __post_init__(self) -> None:
         self.prompt = list(self.request.prompt_ids)
         self.chain = digests(self.prompt, self.request.cache_salt)

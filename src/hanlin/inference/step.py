@@ -73,8 +73,9 @@ class _Call(NamedTuple):
 
 
 class Step:
-    """Calls: (pieces, cache) -> float32 logits [answered pieces, vocabulary], in the order of the pieces; keys and
-    values are stored. Weights are referred to, not copied: a model that trains on may be asked again.
+    """Calls: (pieces, cache) -> float32 logits [answers, vocabulary], in the order of the pieces: a row for a piece of
+    a prompt that is answered, and one for each token of the others; keys and values are stored. Weights are referred
+    to, not copied: a model that trains on may be asked again.
 
     `deterministic`: a sequence's numbers have the same bits whatever else is in the step, and however its prompt was
     cut into pieces at multiples of TILE. Where products with few rows sum in another order, as float32's do, steps are
@@ -210,7 +211,7 @@ class Step:
                 query = query.reshape(run.rows, kv_heads, group * run.queries, size)
             # data[slot : slot + rows, layer, :kv_heads, :span] and […, kv_heads:, :span], in a third of the time.
             seen = (run.rows, kv_heads, run.span, size)
-            held = (strides[0], strides[2], strides[3], strides[4])
+            held = (0 if run.same else strides[0], strides[2], strides[3], strides[4])
             offset = run.slot * strides[0] + layer * strides[1]
             found = F.scaled_dot_product_attention(
                 query,
