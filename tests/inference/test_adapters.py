@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hanlin.artifacts import HanlinError
+from hanlin.artifacts import HanlinError, UsageError
+from hanlin.inference import Engine, Request
 from hanlin.inference.adapters import LoadedAdapter, LoraSet
 from hanlin.inference.precision import for_generation
 from hanlin.models import Transformer
@@ -18,7 +19,7 @@ from hanlin.models.adapter_files import load_adapter, save_adapter
 from hanlin.models.lora import add_lora, lora_layers, merge_lora
 from hanlin.models.lora_settings import LoraSettings
 from hanlin.models.transformer import Linear
-from tests.inference.models import prompts, small
+from tests.inference.models import prompts, small, tokenizer
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -135,3 +136,32 @@ def test_names(saved: tuple[str, dict[str, Path]], tmp_path: Path) -> None:
     other = small("llama" if family == "gpt2" else "gpt2").config
     with pytest.raises(HanlinError, match="another one"):
         LoraSet(other, CPU).load("plain", folders["plain"])
+
+
+def test_requests_choose_their_adapters(saved: tuple[str, dict[str, Path]]) -> None:
+    family, folders = saved
+    adapters, each = loaded(saved)
+    model = for_generation(copy.deepcopy(small(family)))
+    one = Engine(model, tokenizer(), adapters=adapters, frozen=True, deterministic=True)
+    names = ["" if adapter is None else adapter.name for adapter in each]
+    # One prompt for all: what one adapter has read is not another's.
+    prompt = prompts([40], seed=3)[0]
+    requests = [Request(prompt_ids=prompt, max_new_tokens=12, ignore_eos=True, adapter=name) for name in names * 2]
+    together = one.generate(requests)
+    for request, answer in zip(requests, together):
+        assert one.generate([request])[0].logprobs == answer.logprobs
+        merged: Transformer = copy.deepcopy(small(family)).double()
+        if request.adapter:
+            load_adapter(folders[request.adapter], merged)
+            merge_lora(merged, torch.float64)
+        with torch.no_grad():
+            whole = merged(torch.tensor([[*prompt, *answer.ids]]))[0, len(prompt) - 1 : -1].log_softmax(-1)
+        wanted = whole.gather(1, torch.tensor(answer.ids)[:, None])[:, 0]
+        assert torch.tensor(answer.logprobs).double().sub(wanted).abs().max() < 1e-4
+    assert len({tuple(answer.logprobs) for answer in together}) == len(set(names))
+    with pytest.raises(HanlinError, match="no adapter 'other'"):
+        one.generate([Request(prompt_ids=prompt, adapter="other")])
+    with pytest.raises(UsageError, match="adapters"):
+        Engine(model, tokenizer()).generate([Request(prompt_ids=prompt, adapter="plain")])
+    with pytest.raises(UsageError, match="beams"):
+        one.generate([Request(prompt_ids=prompt, adapter=names[-1] or names[1], beams=2)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -47,8 +48,12 @@ class _Beside:
 class LoadedAdapter:
     """An adapter ready to be used by any number of requests, as long as someone holds it."""
 
+    _made = itertools.count(1)
+
     def __init__(self, name: str, layers: dict[str, _Beside], size: int) -> None:
         self.name, self.layers, self.bytes = name, layers, size
+        self.salt = f"{next(self._made)} {name}"
+        """Another for each that is loaded, the same name or not."""
 
 
 class Segment(NamedTuple):

@@ -12,6 +12,7 @@ import torch
 
 from hanlin.artifacts import HanlinError, UsageError
 from hanlin.inference import scoring
+from hanlin.inference.adapters import LoadedAdapter, LoraSet
 from hanlin.inference.beam import beam_search
 from hanlin.inference.cache import BLOCK, blocks_of, bytes_a_position
 from hanlin.inference.constraints import ConstraintCompiler
@@ -58,6 +59,7 @@ class Engine:
         deterministic: bool | None = None,
         frozen: bool = False,
         speculation: Literal["lookup"] | Transformer | None = None,
+        adapters: LoraSet | None = None,
     ) -> None:
         """`eos_ids` end every answer (None: the tokenizer's end of text, and its end of turn where it has one).
 
@@ -65,9 +67,10 @@ class Engine:
         `cache_tokens` bounds the tokens whose keys and values are kept (None: what half of the free memory holds).
         `deterministic` None: where it costs nothing. `frozen`: the weights do not change any more, so that what is
         known of a prompt stays true from call to call. `speculation`: tokens are guessed ahead, from what the prompt
-        and the answer have said ("lookup") or by a smaller model of the same vocabulary; answers stay the same, and come
-        sooner where few are generated at once. Raises HanlinError when the tokenizer has more tokens than the
-        model.
+        and the answer have said ("lookup") or by a smaller model of the same vocabulary; answers stay the same, and
+        come sooner where few are generated at once.
+        `adapters`: LoRA adapters that requests may choose. Raises HanlinError when the tokenizer has more tokens than the
+        model, for a draft with another vocabulary, and where `deterministic` is asked for and can't be had.
         """
         self.model, self.tokenizer = model, tokenizer
         self.max_batch, self.prefill_tokens, self.frozen = max_batch, prefill_tokens, frozen
@@ -85,7 +88,8 @@ class Engine:
             Draft.check(speculation, model)
         self.speculation = speculation
         self.constraints = ConstraintCompiler(tokenizer, size)
-        self._step = Step(model, deterministic)
+        self.adapters = adapters
+        self._step = Step(model, deterministic, adapters)
         self.deterministic = self._step.deterministic
         self._cache_tokens = cache_tokens
         self._scheduler: Scheduler | None = None
@@ -300,6 +304,7 @@ class Engine:
                 f"beams is {request.beams} and logprobs {request.logprobs}: beam search does not report the likeliest "
                 "tokens of each position; give one of them (the chosen tokens' log-probabilities come in any case)"
             )
+        adapter = self._adapter(request)
         length, context = len(request.prompt_ids), self.model.config.max_positions
         if request.contrast is not None:
             self._check_ids(request.contrast.prompt_ids)
@@ -322,11 +327,24 @@ class Engine:
         constraint = None if request.constraint is None else self.constraints.compile(request.constraint, stop_ids)
         return Running(
             request=request,
+            adapter=adapter,
             stop_ids=stop_ids,
             limit=limit,
             sampling=SamplingState.start(request, constraint),
             stream=TextStream(self._token_bytes, request.stop),
         )
+
+    def _adapter(self, request: Request) -> LoadedAdapter | None:
+        if not request.adapter:
+            return None
+        if self.adapters is None:
+            raise UsageError(f"adapter is {request.adapter!r}, but this engine was given no adapters")
+        if request.beams > 1 or request.contrast is not None or request.prompt_logprobs:
+            raise UsageError(
+                f"adapter is {request.adapter!r}, which beams, contrast and prompt_logprobs do not take: leave them "
+                "out, or merge the adapter into a model of its own"
+            )
+        return self.adapters.get(request.adapter)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         size = self.model.config.vocabulary_size

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from hanlin.inference.adapters import LoadedAdapter
 from hanlin.inference.cache import span_of
 from hanlin.inference.prefixes import TILE
 
@@ -33,6 +34,7 @@ class Piece(NamedTuple):
     some that are guessed to follow it."""
     answered: bool
     """The scores after the last token are wanted; of what is no prompt, those after each token always are."""
+    adapter: LoadedAdapter | None = None
 
 
 @dataclass
@@ -68,6 +70,8 @@ class Plan:
         prompts = [number for number, piece in enumerate(pieces) if piece.prompt]
         self.tokens: list[int] = []
         self.positions: list[int] = []
+        self.adapters: list[LoadedAdapter | None] = []
+        """Of each token."""
         self.slots: list[int] = []
         """Of the generated ones."""
         first: dict[int, int] = {}
@@ -76,6 +80,7 @@ class Plan:
             first[number] = len(self.tokens)
             self.tokens += piece.tokens
             self.positions += range(piece.start, piece.start + len(piece.tokens))
+            self.adapters += [piece.adapter] * len(piece.tokens)
             if not piece.prompt:
                 self.slots += [piece.slot] * len(piece.tokens)
         self.decoded = len(self.slots)

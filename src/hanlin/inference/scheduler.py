@@ -167,7 +167,7 @@ class Scheduler:
         for sequence in self.running:
             if not sequence.reading:
                 tokens = [sequence.ids[-1], *guesses.get(sequence, ())]
-                pieces.append(Piece(sequence.slot, sequence.read, tokens, False, True))
+                pieces.append(Piece(sequence.slot, sequence.read, tokens, False, True, sequence.adapter))
                 read.append(sequence)
                 continue
             if sequence.leader is not None or budget <= 0:
@@ -178,7 +178,8 @@ class Scheduler:
                 if end <= sequence.read:
                     continue
             tokens = sequence.prompt[sequence.read : end]
-            pieces.append(Piece(sequence.slot, sequence.read, tokens, True, end == len(sequence.prompt)))
+            last = end == len(sequence.prompt)
+            pieces.append(Piece(sequence.slot, sequence.read, tokens, True, last, sequence.adapter))
             read.append(sequence)
             budget -= len(tokens)
         return pieces, read

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from hanlin.inference.adapters import LoadedAdapter
 from hanlin.inference.cache import blocks_of
 from hanlin.inference.prefixes import TILE, digests
 from hanlin.inference.sampling import NOT_NUMBERS, SamplingState
@@ -23,6 +24,7 @@ class Sequence:
     """Tokens to generate at most: `max_new_tokens`, or what the model's context leaves room for."""
     sampling: SamplingState
     stream: TextStream
+    adapter: LoadedAdapter | None = None
     ids: list[int] = field(default_factory=lambda: list[int]())
     logprobs: list[float] = field(default_factory=lambda: list[float]())
     top_logprobs: list[dict[int, float]] = field(default_factory=lambda: list[dict[int, float]]())
@@ -48,10 +50,11 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.prompt = list(self.request.prompt_ids)
-        self.chain = digests(self.prompt, self.request.cache_salt)
+        salt = self.request.cache_salt + ("" if self.adapter is None else f"\0{self.adapter.salt}")
+        self.chain = digests(self.prompt, salt)
         """What the prompt's full tiles are recognised by."""
         rest = tuple(self.prompt[len(self.chain) * TILE :])
-        self.key = (self.chain[-1] if self.chain else self.request.cache_salt, rest)
+        self.key = (self.chain[-1] if self.chain else salt, rest)
         """Equal for equal prompts of equal owners."""
 
     @property

@@ -8,7 +8,7 @@ than half.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hanlin.artifacts import HanlinError
+from hanlin.inference.adapters import LoadedAdapter, LoraSet
 from hanlin.inference.alike import MOST_FILLED, attention_is_alike, filled_heads, least_rows
 from hanlin.inference.cache import KVCache, additive_mask
 from hanlin.inference.functions import (
@@ -27,6 +28,7 @@ from hanlin.inference.functions import (
     norm_function,
     wide,
 )
+from hanlin.inference.numbers import integers
 from hanlin.inference.plan import QUERIES, Piece, Plan, Run
 from hanlin.inference.prefixes import TILE
 from hanlin.inference.products import FrozenLinear
@@ -83,8 +85,8 @@ class Step:
     is asked for and can't be had.
     """
 
-    def __init__(self, model: Transformer, deterministic: bool | None = False) -> None:
-        self.model, self.config = model, model.config
+    def __init__(self, model: Transformer, deterministic: bool | None = False, adapters: LoraSet | None = None) -> None:
+        self.model, self.config, self.adapters = model, model.config, adapters
         self.dtype = compute_dtype(model)
         self.device = model.embedding.weight.device
         self.wide = wide(self.dtype)
@@ -144,23 +146,41 @@ class Step:
         calls = [self._call(run, positions) for run in plan.runs]
         store = _Store(plan, positions, cache)
         answers = self._answers(plan, rows)
+        beside = self._beside(plan.adapters + [None] * filled)
         for number, layer in enumerate(self.layers):
-            joint = layer.qkv(layer.attention_norm(x)).view(rows, heads + 2 * kv_heads, size)
+            name = f"blocks.{number}."
+            joint = beside(layer.qkv, name + "attention.qkv", layer.attention_norm(x))
+            joint = joint.view(rows, heads + 2 * kv_heads, size)
             if turn is not None:
                 self._norm_rotate(joint[:, : heads + kv_heads], layer.norms, turn)
             store(number, joint[:, heads:])
             mixed = self._attend(calls, joint, cache, number)
             if number == len(self.layers) - 1 and answers is not None:
                 mixed, x = mixed.index_select(0, answers), x.index_select(0, answers)
-            x = x + layer.out(mixed)
-            inner = layer.up(layer.mlp_norm(x))
+                if beside is not _base:
+                    beside = self._beside([plan.adapters[place] for place in integers(answers)])
+            x = x + beside(layer.out, name + "attention.out", mixed)
+            inner = beside(layer.up, name + "mlp.up", layer.mlp_norm(x))
             if config.gated:
                 gate, up = inner.chunk(2, -1)
                 inner = layer.activation(gate).mul_(up)
             else:
                 inner = layer.activation(inner)
-            x = x + layer.down(inner)
+            x = x + beside(layer.down, name + "mlp.down", inner)
         return self.model.logits(self.final_norm(x))[: len(plan.answers)].float()
+
+    def _beside(self, adapters: Sequence[LoadedAdapter | None]) -> Callable[[Function, str, Tensor], Tensor]:
+        """A linear layer's function with what the rows' adapters add to it."""
+        if self.adapters is None or not any(adapters):
+            return _base
+        known, segments = self.adapters, self.adapters.segments(adapters)
+
+        def adapted(function: Function, layer: str, x: Tensor) -> Tensor:
+            out = function(x)
+            known.add(layer, x, out, segments)
+            return out
+
+        return adapted
 
     def _answers(self, plan: Plan, rows: int) -> Tensor | None:
         """The rows that the last layer goes on with; None: all, in their order."""
@@ -250,6 +270,10 @@ class Step:
         (first, second), (cos, sin) = both.chunk(2, -1), turn
         left, right = (first * cos).addcmul_(second, sin, value=-1), (second * cos).addcmul_(first, sin)
         joint.copy_(torch.cat((left, right), -1))
+
+
+def _base(function: Function, layer: str, x: Tensor) -> Tensor:
+    return function(x)
 
 
 def _is_alike(module: object) -> bool:

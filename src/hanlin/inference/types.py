@@ -143,6 +143,8 @@ class Request:
     """Width of a beam search; 1: none."""
     length_penalty: float = 1.0
     """A beam's score is its summed log-probability / length^length_penalty."""
+    adapter: str = ""
+    """The LoRA adapter to answer with, by the name under which the engine has it; empty: the model itself."""
     priority: int = 0
     """Requests with a smaller number go first; among equals, those that came first."""
     cache_salt: str = ""
