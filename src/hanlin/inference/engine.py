@@ -69,8 +69,8 @@ class Engine:
         known of a prompt stays true from call to call. `speculation`: tokens are guessed ahead, from what the prompt
         and the answer have said ("lookup") or by a smaller model of the same vocabulary; answers stay the same, and
         come sooner where few are generated at once.
-        `adapters`: LoRA adapters that requests may choose. Raises HanlinError when the tokenizer has more tokens than the
-        model, for a draft with another vocabulary, and where `deterministic` is asked for and can't be had.
+        `adapters`: LoRA adapters that requests may choose. Raises HanlinError when the tokenizer has more tokens than
+        the model, for a draft with another vocabulary, and where `deterministic` is asked for and can't be had.
         """
         self.model, self.tokenizer = model, tokenizer
         self.max_batch, self.prefill_tokens, self.frozen = max_batch, prefill_tokens, frozen

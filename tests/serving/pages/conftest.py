@@ -23,7 +23,7 @@ document.addEventListener("securitypolicyviolation", (event) => window.alarms.pu
 """  # noqa: E501
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="the pages are tested with playwright")
     if not CHROMIUM.exists():
@@ -34,7 +34,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service() -> Iterator[tuple[Scripted, str]]:
     script = Scripted()
     with running(script.app()) as address:
