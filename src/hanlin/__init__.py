@@ -10,16 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["Engine", "Request", "__version__", "load"]
 
 if TYPE_CHECKING:
-    from hanlin.inference import load
+    from hanlin.inference import Engine, Request, load
 
 
 def __getattr__(name: str) -> Any:
     # torch takes a second to import: only those who use a model wait for it.
-    if name == "load":
-        from hanlin.inference import load
+    if name in ("Engine", "Request", "load"):
+        from hanlin import inference
 
-        return load
+        return getattr(inference, name)
     raise AttributeError(f"module 'hanlin' has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 import hanlin
 from hanlin.artifacts import HanlinError, UsageError
 from hanlin.inference import Engine, LanguageModel
-from hanlin.inference.load import end_ids, prompt_prefix
+from hanlin.inference.directory import end_ids, prompt_prefix
 from hanlin.models import ModelConfig, Transformer
 from hanlin.models.hub import save_model
 from hanlin.tokenization import Tokenizer
@@ -170,3 +171,19 @@ def test_bfloat16(directory: Path) -> None:
     pairs = [([256, *range(40)], list(range(50, 90)))]
     a, b = exact.engine.score(pairs)[0], rounded.engine.score(pairs)[0]
     assert a != b and sum(abs(x - y) for x, y in zip(a, b)) / 40 < 0.3
+
+
+def test_an_engine_of_a_directory(directory: Path) -> None:
+    engine = hanlin.Engine(directory, dtype="float32", deterministic=True, max_batch=4)
+    assert engine.deterministic and engine.frozen
+    request = hanlin.Request(prompt_ids=[65, 66, 67], max_new_tokens=6)
+
+    async def streamed() -> str:
+        return "".join([piece.text async for piece in engine.stream(request)])
+
+    try:
+        whole = engine.generate([request])[0]
+        assert whole.ids == hanlin.load(directory).engine.generate([request])[0].ids
+        assert asyncio.run(streamed()) == whole.text
+    finally:
+        engine.close()

@@ -1,15 +1,17 @@
 """Floor 2: the engine. Requests in, tokens with log-probabilities out.
 
-load.py (a directory) ─ engine.py ─┬ driver.py (a thread of its own, for streams)
-                                   ├ scheduler.py (who is answered when) ─ sequence.py, sampling.py, text.py
-                                   ├ runner.py (a few rows together) ─ beam.py, contrastive.py
-                                   └ scoring.py (log-probabilities of given texts)
+load.py (chat) ─ engine.py ─┬ driver.py (a thread of its own, for streams)
+                            ├ scheduler.py (who is answered when) ─ sequence.py, sampling.py, text.py
+                            ├ runner.py (a few rows together) ─ beam.py, contrastive.py
+                            └ scoring.py (log-probabilities of given texts)
 below them: step.py (a step through the model) ─ plan.py (how attention is cut), functions.py, alike.py (the same bits
 in any company) and cache.py (keys and values) ─ memory.py, prefixes.py (what prompts have in common)
 
-speculation.py (tokens guessed ahead) · constraints.py (what may come next) ─┬ constraint_check.py (a process that
-tries a grammar) └ tool_calls.py · samples.py (several answers to one prompt) · embeddings.py
-precision.py (the forms of weights) ─ products.py, quantised.py ─ native.py, products.c · adapters.py (LoRA by row)
+directory.py (what lies in a model's directory) · speculation.py (tokens guessed ahead) · samples.py (several answers
+to one prompt) · embeddings.py · adapters.py (LoRA by row)
+constraints.py (what may come next) ─┬ constraint_check.py (a process that tries a grammar)
+                                     └ tool_calls.py
+precision.py (the forms of weights) ─ products.py, quantised.py ─ native.py, products.c
 """
 
 from hanlin.inference.engine import Engine

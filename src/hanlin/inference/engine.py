@@ -6,6 +6,7 @@ import asyncio
 import functools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from hanlin.inference.beam import beam_search
 from hanlin.inference.cache import BLOCK, blocks_of, bytes_a_position
 from hanlin.inference.constraints import ConstraintCompiler
 from hanlin.inference.contrastive import contrastive_search
+from hanlin.inference.directory import open_directory
 from hanlin.inference.driver import Driver
 from hanlin.inference.memory import Reserved, free_memory
 from hanlin.inference.runner import Runner
@@ -49,9 +51,11 @@ class Engine:
 
     def __init__(
         self,
-        model: Transformer,
-        tokenizer: Tokenizer,
+        model: Transformer | Path | str,
+        tokenizer: Tokenizer | None = None,
         *,
+        dtype: str = "float32",
+        device: str = "auto",
         eos_ids: Sequence[int] | None = None,
         max_batch: int = 64,
         prefill_tokens: int = 4096,
@@ -61,7 +65,10 @@ class Engine:
         speculation: Literal["lookup"] | Transformer | None = None,
         adapters: LoraSet | None = None,
     ) -> None:
-        """`eos_ids` end every answer (None: the tokenizer's end of text, and its end of turn where it has one).
+        """`model`: a Hugging Face directory, which is read in `dtype` (float32, bfloat16, int8 or int4) on `device`
+        (auto, cpu or cuda), with the tokenizer that lies there; or a model in memory, as it is, with its tokenizer.
+
+        `eos_ids` end every answer (None: the tokenizer's end of text, and its end of turn where it has one).
 
         `max_batch` requests are answered at once; `prefill_tokens` bounds the tokens of prompts that a step reads;
         `cache_tokens` bounds the tokens whose keys and values are kept (None: what half of the free memory holds).
@@ -72,6 +79,11 @@ class Engine:
         `adapters`: LoRA adapters that requests may choose. Raises HanlinError when the tokenizer has more tokens than
         the model, for a draft with another vocabulary, and where `deterministic` is asked for and can't be had.
         """
+        if not isinstance(model, Transformer):
+            opened = open_directory(model, dtype, device, deterministic is not False)
+            model, tokenizer, frozen = opened.model, opened.tokenizer, True
+            eos_ids = opened.eos_ids if eos_ids is None else eos_ids
+        assert tokenizer is not None, "a model in memory comes with its tokenizer"
         self.model, self.tokenizer = model, tokenizer
         self.max_batch, self.prefill_tokens, self.frozen = max_batch, prefill_tokens, frozen
         size = model.config.vocabulary_size

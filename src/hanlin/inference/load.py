@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
-
-import tokenizers
+from typing import Any
 
 from hanlin.artifacts import HanlinError, UsageError
+from hanlin.inference.directory import prompt_prefix
 from hanlin.inference.engine import Engine
-from hanlin.inference.precision import DTYPES, load_for_generation
 from hanlin.inference.types import Completion, Delta, Request
 from hanlin.models import ModelConfig
-from hanlin.models.device import choose_device
 from hanlin.tokenization import Conversation, Message, Tokenizer
-from hanlin.tokenization.vocabulary import CONTROL_TOKENS, END_OF_TEXT
 
 Messages = Sequence[Message | Mapping[str, Any]]
 
@@ -105,9 +101,11 @@ def load(
     device: str = "auto",
     max_batch: int = 64,
     deterministic: bool | None = None,
+    **settings: Any,
 ) -> LanguageModel:
     """The model in a Hugging Face directory, ready to answer, its weights in `dtype` (float32, bfloat16, int8 or int4)
-    on `device` (auto: the GPU where there is one; cpu; cuda). `max_batch` answers are generated at once.
+    on `device` (auto: the GPU where there is one; cpu; cuda). `max_batch` answers are generated at once; `settings` are
+    others of `Engine`'s.
 
     `deterministic`: an answer's log-probabilities have the same bits in any company (None: where that costs nothing;
     see `Engine`).
@@ -115,67 +113,5 @@ def load(
     Raises HanlinError saying what is missing when the directory holds no model or no tokenizer, and UsageError for
     another dtype and for a device that is not there.
     """
-    directory = Path(directory)
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype is {dtype!r}: it must be one of {', '.join(DTYPES)}")
-    place = choose_device(device)
-    if not directory.is_dir():
-        raise HanlinError(
-            f"{directory} is not a directory: give that of a model (a stage of a run, or any Hugging Face model)"
-        )
-    if not (directory / "config.json").is_file():
-        raise HanlinError(f"{directory} holds no config.json, so it is no model: give a Hugging Face model's directory")
-    if not (directory / "tokenizer.json").is_file():
-        raise HanlinError(f"{directory} holds no tokenizer.json: put the model's tokenizer beside its weights")
-    tokenizer = Tokenizer.load(directory)
-    model = load_for_generation(directory, dtype, place, deterministic is not False)
-    engine = Engine(
-        model,
-        tokenizer,
-        eos_ids=end_ids(directory),
-        max_batch=max_batch,
-        deterministic=deterministic,
-        frozen=True,
-    )
-    return LanguageModel(engine, prompt_prefix(directory, tokenizer))
-
-
-def end_ids(directory: Path) -> list[int] | None:
-    """The tokens that end an answer: `eos_token_id` (a number or a list) of generation_config.json, else of
-    config.json."""
-    for name in ("generation_config.json", "config.json"):
-        path = directory / name
-        if not path.is_file():
-            continue
-        try:
-            found: Any = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        except (ValueError, AttributeError) as error:
-            raise HanlinError(f"{path} can't be read as a JSON object: {error}") from None
-        if found is None:
-            continue
-        ids = cast("list[Any]", found if isinstance(found, list) else [found])
-        if not all(isinstance(token, int) and token >= 0 for token in ids):
-            raise HanlinError(f"eos_token_id in {path} is {found!r}: it must be a token id or a list of them")
-        return ids
-    return None
-
-
-def prompt_prefix(directory: Path, tokenizer: Tokenizer) -> list[int]:
-    """Tokens before a raw prompt.
-
-    What the tokenizer's own post-processor puts before a text (Llama's and Mistral's begin-of-text); and for
-    vocabularies that hanlin made, `<|endoftext|>`, with which every document began in training. Otherwise none
-    (GPT-2, Qwen).
-    """
-    whole = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
-    # What it adds may stand before or after a text (BERT's [SEP], an end of text): only what stands before is wanted.
-    text = "a"
-    bare, full = whole.encode(text, add_special_tokens=False).ids, whole.encode(text, add_special_tokens=True).ids
-    for start in range(len(full) - len(bare) + 1):
-        if full[start : start + len(bare)] == bare:
-            if start:
-                return full[:start]
-            break
-    if tokenizer.config.get("bos_token") == END_OF_TEXT and all(name in tokenizer.special for name in CONTROL_TOKENS):
-        return [tokenizer.special[END_OF_TEXT]]
-    return []
+    engine = Engine(directory, dtype=dtype, device=device, max_batch=max_batch, deterministic=deterministic, **settings)
+    return LanguageModel(engine, prompt_prefix(Path(directory), engine.tokenizer))

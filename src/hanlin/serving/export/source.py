@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hanlin import __version__
 from hanlin.artifacts import HanlinError, Progress, hash_file
-from hanlin.inference.load import end_ids, prompt_prefix
+from hanlin.inference.directory import end_ids, prompt_prefix
 from hanlin.models import ModelConfig, Transformer
 from hanlin.models.adapter_files import CONFIG, PREFIX, WEIGHTS, load_adapter
 from hanlin.models.hub import INDEX, Slot, check_tied, load_config, match_names, open_weights, read_json, views_of
