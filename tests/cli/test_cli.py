@@ -77,7 +77,9 @@ def test_what_is_done_is_not_done_again(small_run):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("was done already") == 13
     # The end: the last exam's table, five questions with their answers, where the report is, what to type next.
-    for words in ("world/facts", "random weights", "questions and answers", "report.html", f"hanlin chat {small_run}"):
+    served = f"hanlin serve {small_run} --open"
+    chat = f"hanlin chat {small_run}"
+    for words in ("world/facts", "random weights", "questions and answers", "report.html", chat, served):
         assert words in done.stdout
     assert done.stdout.count("✓ ") + done.stdout.count("✗ ") >= 8 + 5
     assert {path: path.stat().st_mtime_ns for path in small_run.glob("*/manifest.json")} == before

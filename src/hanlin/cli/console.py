@@ -293,4 +293,7 @@ def show_end(run: Run, report: Path) -> None:
         line = f"hanlin chat {model.path}" if chats else f'hanlin generate {model.path} --raw --prompt "…"'
         label = "" if number else "talk to it" if chats else "try it"
         console.print(f"{label:<10}   [bold]{line}[/bold]")
+    served = next((model.path.parent for model, chats in models_to_try(run.artifacts) if chats), None)
+    if served is not None:
+        console.print(f"{'serve it':<10}   [bold]hanlin serve {served} --open[/bold]")
     sys.stdout.flush()
