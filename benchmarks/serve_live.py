@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from serve_common import mixed, new_tokens
@@ -22,10 +22,10 @@ CONCURRENCY = 16
 
 
 @contextlib.contextmanager
-def process(arguments: Sequence[str], environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+def process(arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        stderr=subprocess.DEVNULL, env={**os.environ, **(environment or {})},
+        stderr=subprocess.DEVNULL, env={**os.environ, **environment},
     ) as running:  # fmt: skip
         try:
             yield running
@@ -54,8 +54,8 @@ class Bare:
 
 
 @contextlib.contextmanager
-def bare(directory: Path, dtype: str, count: int) -> Iterator[Bare]:
-    with process([__file__, str(directory), dtype]) as running:
+def bare(directory: Path, dtype: str, count: int, threads: int) -> Iterator[Bare]:
+    with process([__file__, str(directory), dtype], {"OMP_NUM_THREADS": str(threads)}) as running:
         yield Bare(running, count)
 
 
@@ -145,9 +145,12 @@ class Service:
 
 
 @contextlib.contextmanager
-def service(directory: Path, dtype: str, count: int) -> Iterator[Service]:
+def service(directory: Path, dtype: str, count: int, threads: int) -> Iterator[Service]:
     arguments = ["-m", "hanlin.cli.main", "serve", f"bench={directory}", "--port", "0", "--dtype", dtype]
-    settings = {"HANLIN_SERVE_MAX_BATCH": str(CONCURRENCY), "HANLIN_DB": str(directory.parent / "serve.db")}
+    settings = {
+        "HANLIN_SERVE_MAX_BATCH": str(CONCURRENCY), "HANLIN_DB": str(directory.parent / "serve.db"),
+        "OMP_NUM_THREADS": str(threads),
+    }  # fmt: skip
     with process(arguments, settings) as running:
         assert running.stdout is not None
         for line in running.stdout:

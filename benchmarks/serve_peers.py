@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from serve_common import new_tokens, say
+from serve_common import new_tokens, now, say
 
 from hanlin.inference import Request
 from hanlin.serving.export.export import export_model
@@ -35,7 +34,7 @@ class Padded:
         self.model, self.batch = model, batch
 
     def __call__(self, requests: Sequence[Request]) -> float:
-        start = time.perf_counter()
+        start = now()
         order = sorted(requests, key=lambda one: (-one.max_new_tokens, len(one.prompt_ids)))
         for first in range(0, len(order), self.batch):
             part = order[first : first + self.batch]
@@ -47,7 +46,7 @@ class Padded:
                 ids, attention_mask=mask, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0
             )
             assert out.shape == (len(part), width + count)
-        return new_tokens(requests) / (time.perf_counter() - start)
+        return new_tokens(requests) / (now() - start)
 
 
 class Continuous:
@@ -71,7 +70,7 @@ class Continuous:
             generation_config=self.generation, continuous_batching_config=self.batching
         )
         with manager as running:
-            start = time.perf_counter()
+            start = now()
             for one in requests:
                 running.add_request(list(one.prompt_ids), max_new_tokens=one.max_new_tokens)
             lengths: list[int] = []
@@ -84,7 +83,7 @@ class Continuous:
                     if result.error is not None:
                         raise RuntimeError(f"transformers' continuous batching failed: {result.error}")
                     lengths.append(len(result.generated_tokens))
-            seconds = time.perf_counter() - start
+            seconds = now() - start
         assert sorted(lengths) == sorted(one.max_new_tokens for one in requests)
         return new_tokens(requests) / seconds
 
@@ -143,14 +142,14 @@ class Cpp:
                     self._put(batch, row * length + place, token, place, row, place == length - 1)
             self._decode(context, batch)
             tokens = [self._best(context, row * length + length - 1) for row in range(count)]
-            start = time.perf_counter()
+            start = now()
             batch.n_tokens = count
             for step in range(1, new):
                 for row, token in enumerate(tokens):
                     self._put(batch, row, token, length + step - 1, row, True)
                 self._decode(context, batch)
                 tokens = [self._best(context, row) for row in range(count)]
-            return count * (new - 1) / (time.perf_counter() - start)
+            return count * (new - 1) / (now() - start)
         finally:
             library.llama_batch_free(batch)
             library.llama_free(context)

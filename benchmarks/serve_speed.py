@@ -29,9 +29,10 @@ import json
 import os
 import platform
 import random
+import signal
 import statistics
+import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -40,7 +41,7 @@ from typing import Any
 
 import serve_common as common
 import torch
-from serve_common import decode_rate, engine_of, medians, mixed, new_tokens, race, ratio, report, say
+from serve_common import decode_rate, engine_of, medians, mixed, new_tokens, now, race, ratio, report, say
 from serve_live import bare, service
 from serve_peers import Continuous, Cpp, Padded, transformers_model
 
@@ -155,10 +156,10 @@ class Bench:
                 if not known:
                     shared[:] = [[rng.randrange(config.vocabulary_size) for _ in range(prefix)]]
                 ids = [*shared[0], *(rng.randrange(config.vocabulary_size) for _ in range(16))]
-                start = time.perf_counter()
+                start = now()
                 answer = engine.iterate(Request(prompt_ids=ids, max_new_tokens=4, ignore_eos=True))
                 next(answer)
-                seconds = time.perf_counter() - start
+                seconds = now() - start
                 for _ in answer:
                     pass
                 return seconds
@@ -177,12 +178,12 @@ class Bench:
         for dtype in (one for one in self.options.dtype if one in ("float32", "bfloat16")):
             seeds = iter(range(1000, 9999))
             with ExitStack() as stack:
-                engine = stack.enter_context(bare(self.model, dtype, self.count))
-                live = stack.enter_context(service(self.model, dtype, self.count))
+                engine = stack.enter_context(bare(self.model, dtype, self.count, self.threads))
+                live = stack.enter_context(service(self.model, dtype, self.count, self.threads))
                 # The same requests for all three in a round, others in the next: nothing is known of any prompt.
                 seed = next(seeds)
                 for run in (partial(engine, "generate"), partial(engine, "stream"), live):
-                    run(seed)
+                    say(f"d {dtype}, first run, not counted: {run(seed):.1f}")
                 found: dict[str, list[float]] = {}
                 for _ in range(self.rounds):
                     seed = next(seeds)
@@ -232,10 +233,10 @@ LLAMA_QUICK = ModelConfig.model_validate(
 
 
 def _answer(engine: Engine, requests: list[Request]) -> float:
-    start = time.perf_counter()
+    start = now()
     done = sum(len(one.ids) for one in engine.generate(requests))
     assert done == new_tokens(requests)
-    return done / (time.perf_counter() - start)
+    return done / (now() - start)
 
 
 PARTS: dict[str, Callable[[Bench], Result]] = {
@@ -254,14 +255,21 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 16], help="of parts b and e")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--clock", choices=list(common.CLOCKS), default="wall",
+        help="cpu: count processor time, for a busy machine and --threads 1; not for part d, and not to be reported",
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a small model and few tokens, to see that it runs")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.quick:
         options.rounds = 1
     torch.set_num_threads(options.threads)
+    common.use_clock(options.clock)
+    # Stopped, it stops the processes that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     machine = {
-        "threads": options.threads, "cpu": platform.processor() or platform.machine(), "torch": torch.__version__,
+        "threads": options.threads, "clock": options.clock, "cpu": platform.processor() or platform.machine(), "torch": torch.__version__,
         "capabilities": [name for name, there in torch.cpu.get_capabilities().items() if there is True],
         "load": round(os.getloadavg()[0], 1),
     }  # fmt: skip
