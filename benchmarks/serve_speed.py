@@ -269,7 +269,8 @@ def main() -> None:
     # Stopped, it stops the processes that it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     machine = {
-        "threads": options.threads, "clock": options.clock, "cpu": platform.processor() or platform.machine(), "torch": torch.__version__,
+        "threads": options.threads, "clock": options.clock, "cpu": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
         "capabilities": [name for name, there in torch.cpu.get_capabilities().items() if there is True],
         "load": round(os.getloadavg()[0], 1),
     }  # fmt: skip
