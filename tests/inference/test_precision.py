@@ -10,8 +10,9 @@ import torch
 
 from hanlin.artifacts import UsageError
 from hanlin.inference import Engine, Request, precision
+from hanlin.inference.native import multiplies_bfloat16
 from hanlin.inference.precision import FrozenTransformer, fits_half, for_generation, layer_maker, load_for_generation
-from hanlin.inference.products import FrozenLinear, HalfLinear, PackedLinear
+from hanlin.inference.products import BfloatLinear, FrozenLinear, HalfLinear, PackedLinear
 from hanlin.models import Transformer
 from hanlin.models.hub import load_model, save_model
 from tests.inference.models import FAMILIES, prompts, small, tokenizer
@@ -97,7 +98,8 @@ def test_bfloat16_is_multiplied_as_the_processor_does_it_best(hardware: bool, mo
     monkeypatch.setattr(precision, "computes_bfloat16", lambda device: hardware)
     made = half_precision("llama")
     if hardware or precision._has_half_product():
-        assert isinstance(made, FrozenTransformer) and type(made.output) is (PackedLinear if hardware else HalfLinear)
+        best = BfloatLinear if multiplies_bfloat16() else PackedLinear
+        assert isinstance(made, FrozenTransformer) and type(made.output) is (best if hardware else HalfLinear)
     double = copy.deepcopy(small()).double()
     assert for_generation(double) is double
 

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hanlin.artifacts import atomic_path
@@ -75,6 +76,39 @@ class Product:
         return out
 
 
+class BfloatProduct:
+    """The same for a bfloat16 matrix [outputs, inputs], whose rows of x are rounded to bfloat16. Only where
+    `multiplies_bfloat16`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        library = compiled()
+        assert library is not None
+        self._function = library.product_bfloat16
+        self.outputs, self.inputs = weight.shape
+        self._missing = -self.inputs % 8
+        padded = F.pad(weight, (0, self._missing, 0, -self.outputs % 16)).contiguous()
+        # [blocks, pairs, 16], each 32 bits two neighbouring columns of an output.
+        self._codes = padded.view(torch.int32).unflatten(0, (-1, 16)).transpose(1, 2).contiguous()
+        self._bias = bias
+        self._pointers = self._codes.data_ptr(), None if bias is None else bias.data_ptr()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.bfloat16().contiguous()
+        if self._missing:
+            x = F.pad(x, (0, self._missing))
+        rows, columns = x.shape
+        out = torch.empty((rows, self.outputs))
+        threads = 1 if rows * columns * self.outputs <= SMALL else torch.get_num_threads()
+        codes, bias = self._pointers
+        self._function(codes, bias, x.data_ptr(), columns // 2, self.outputs, rows, out.data_ptr(), threads)
+        return out
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor and its compiler have what products.c multiplies bfloat16 by."""
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16")) and hasattr(compiled(), "product_bfloat16")
+
+
 @functools.cache
 def compiled() -> ctypes.CDLL | None:
     """The compiled products, from the cache or made now (2 s, once a machine); None, saying so in the log, where
@@ -108,6 +142,9 @@ def load_library(path: Path) -> ctypes.CDLL:
     pointer, number, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     library.product.argtypes = [pointer, number, pointer, size, size, pointer, number]
     library.product.restype = number
+    if hasattr(library, "product_bfloat16"):
+        library.product_bfloat16.argtypes = [pointer, pointer, pointer, size, size, size, pointer, number]
+        library.product_bfloat16.restype = None
     return library
 
 

@@ -180,3 +180,48 @@ int product(const Matrix *w, int bits, const float *x, int64_t inputs, int64_t c
     free(rows.sums);
     return failed;
 }
+
+#if defined(__AVX512BF16__)
+/* A matrix in bfloat16, [blocks][pairs][16]: two neighbouring columns of 16 outputs in turn. Each sum has two halves,
+   whatever the tile's height, so that a row's result does not depend on it. */
+INLINE void tile_bfloat16(const int count, const uint32_t *w, const float *bias, const uint32_t *x, int64_t pairs,
+                          float *out, int64_t outputs, int64_t width) {
+    __m512 sum[ROWS * 2];
+    for (int i = 0; i < count * 2; i++) sum[i] = _mm512_setzero_ps();
+    for (int64_t k = 0; k < pairs; k += 4, w += 4 * LANES)
+        for (int i = 0; i < 4; i++) {
+            const __m512bh two = (__m512bh)_mm512_loadu_si512(w + i * LANES);
+            for (int r = 0; r < count; r++) {
+                __m512 *to = sum + 2 * r + i % 2;
+                *to = _mm512_dpbf16_ps(*to, two, (__m512bh)_mm512_set1_epi32((int32_t)x[r * pairs + k + i]));
+            }
+        }
+    for (int r = 0; r < count; r++) {
+        const floats total = (floats)_mm512_add_ps(sum[2 * r], sum[2 * r + 1]);
+        for (int64_t n = 0; n < width; n++) out[r * outputs + n] = total[n] + (bias ? bias[n] : 0);
+    }
+}
+
+/* out [rows][outputs] = x [rows][pairs] of two bfloat16 each, times the matrix, transposed; pairs: a multiple of 4. */
+void product_bfloat16(const uint32_t *w, const float *bias, const uint32_t *x, int64_t pairs, int64_t outputs,
+                      int64_t count, float *out, int threads) {
+    const int64_t blocks = (outputs + LANES - 1) / LANES;
+#pragma omp parallel num_threads(threads)
+    for (int64_t start = 0; start < count; start += CHUNK) {
+        const int64_t end = count - start < CHUNK ? count : start + CHUNK;
+#pragma omp for schedule(static)
+        for (int64_t block = 0; block < blocks; block++) {
+            const int64_t first = block * LANES, width = outputs - first < LANES ? outputs - first : LANES;
+            for (int64_t row = start; row < end; row += ROWS) {
+                const uint32_t *from = w + first * pairs, *rows = x + row * pairs;
+                const float *add = bias ? bias + first : 0;
+                float *to = out + row * outputs + first;
+#define BCASE(height) case height: tile_bfloat16(height, from, add, rows, pairs, to, outputs, width); break;
+                switch (end - row < ROWS ? end - row : ROWS) {
+                    BCASE(1) BCASE(2) BCASE(3) BCASE(4) BCASE(5) BCASE(6) BCASE(7) BCASE(8)
+                }
+            }
+        }
+    }
+}
+#endif

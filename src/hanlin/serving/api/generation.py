@@ -67,6 +67,40 @@ class Preparation:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
+class Deadline:
+    """What `asyncio.timeout_at` does, with one timer for many waits: a stream waits for each of its tokens."""
+
+    def __init__(self, when: float) -> None:
+        self._late = False
+        self._waiting: asyncio.Task[Any] | None = None
+        self._timer = asyncio.get_running_loop().call_at(when, self._expire)
+
+    async def wait(self, work: Awaitable[T]) -> T:
+        """The result of `work`, one at a time. Raises TimeoutError when the time is up, and `work` is cancelled."""
+        self._waiting = task = asyncio.current_task()
+        assert task is not None
+        before = task.cancelling()
+        if self._late:
+            task.cancel()
+        try:
+            return await work
+        except asyncio.CancelledError:
+            # It may have been cancelled by somebody else as well, which goes before.
+            if self._late and task.uncancel() <= before:
+                raise TimeoutError from None
+            raise
+        finally:
+            self._waiting = None
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+    def _expire(self) -> None:
+        self._late = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+
 async def deltas(
     engine: Engine, requests: Sequence[Request], metrics: Metrics, model: str
 ) -> AsyncGenerator[tuple[int, Delta]]:

@@ -18,7 +18,7 @@ from hanlin.inference import LanguageModel, Request
 from hanlin.inference.embeddings import prompt_logprobs
 from hanlin.serving.annotation import Annotation
 from hanlin.serving.api.errors import ApiError
-from hanlin.serving.api.generation import Preparation, deltas
+from hanlin.serving.api.generation import Deadline, Preparation, deltas
 from hanlin.serving.api.guard import Drain, Entry
 from hanlin.serving.api.health import Pulse
 from hanlin.serving.api.metrics import Metrics
@@ -163,26 +163,26 @@ class Ticket:
 
     async def _pieces(self, requests: Sequence[Request]) -> AsyncGenerator[Piece]:
         seconds = self.service.settings.request_seconds
-        until = asyncio.get_running_loop().time() + seconds
+        deadline = Deadline(asyncio.get_running_loop().time() + seconds)
         source = deltas(self.model.engine, requests, self.service.metrics, self.version.id)
-        async with contextlib.aclosing(source):
-            while True:
-                try:
-                    async with asyncio.timeout_at(until):
-                        number, delta = await anext(source)
-                except StopAsyncIteration:
-                    return
-                except TimeoutError:
-                    raise ApiError(504, f"The answer took over {seconds:g} s.", code="timeout") from None
-                except HanlinError as error:
-                    raise ApiError(400, str(error), code="invalid_value") from None
-                if delta.finish_reason in ("error", "cancelled"):
-                    why = (delta.completion and delta.completion.error) or "the model's scores were not numbers"
-                    raise ApiError(500, f"The answer could not be finished: {why}.", code="model_error")
-                self.entry.completion_tokens += len(delta.ids)
-                if self.entry.first_token is None:
-                    self.entry.first_token = time.monotonic()
-                yield Piece.of(number, delta)
+        with contextlib.closing(deadline):
+            async with contextlib.aclosing(source):
+                while True:
+                    try:
+                        number, delta = await deadline.wait(anext(source))
+                    except StopAsyncIteration:
+                        return
+                    except TimeoutError:
+                        raise ApiError(504, f"The answer took over {seconds:g} s.", code="timeout") from None
+                    except HanlinError as error:
+                        raise ApiError(400, str(error), code="invalid_value") from None
+                    if delta.finish_reason in ("error", "cancelled"):
+                        why = (delta.completion and delta.completion.error) or "the model's scores were not numbers"
+                        raise ApiError(500, f"The answer could not be finished: {why}.", code="model_error")
+                    self.entry.completion_tokens += len(delta.ids)
+                    if self.entry.first_token is None:
+                        self.entry.first_token = time.monotonic()
+                    yield Piece.of(number, delta)
 
 
 def service_of(request: HttpRequest) -> Service:
