@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,16 @@ from typing import Any
 import pytest
 import torch
 
-from hanlin.artifacts import Artifact, HanlinError, UsageError, read_jsonl
+from hanlin.artifacts import Artifact, HanlinError, StageContext, UsageError, read_jsonl
+from hanlin.artifacts.store import InputEntry
+from hanlin.data.preferences import read_preferences
 from hanlin.recipes.recipe import load_recipe, steps
-from hanlin.serving.feedback_stage import FeedbackSettings, look_for_database
+from hanlin.serving.annotation import Annotation
+from hanlin.serving.annotation_tasks import Submission
+from hanlin.serving.feedback import FEEDBACK, FeedbackStore
+from hanlin.serving.feedback_stage import FEEDBACK_STAGE, FeedbackSettings
 from hanlin.serving.keys import Keys
-from hanlin.serving.serve_stage import ServeStageSettings, look_for_service
+from hanlin.serving.serve_stage import SERVE_STAGE, ServeStageSettings
 from hanlin.serving.settings import ModelSettings
 from hanlin.serving.store import Database
 from tests.alignment.toy import make_model
@@ -32,6 +38,8 @@ TRAINING = [
     "dpo.loop.sequence_length=128",
     "dpo.loop.rows=8",
     "dpo.loop.epochs=5",
+    "dpo.loop.precision=fp32",
+    "dpo.validation_fraction=0",
     "dpo.loop.optimizer.learning_rate=0.004",
     "dpo.loop.device=cpu",
     "exam.dpo.device=cpu",
@@ -179,3 +187,218 @@ def test_what_contradicts_itself_changes_nothing(tmp_path: Path, monkeypatch: py
         with one.live.client() as client:
             (entry,) = client.get("/admin/models").json()["models"]
         assert [version["version"] for version in entry["versions"]] == ["1"]
+
+
+# ---------------------------------------------------------------------- the stages by themselves
+
+
+class Said:
+    """What a stage tells on its way."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def update(self, *_: Any) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def stored(directory: Path, *said: dict[str, Any]) -> str:
+    path = directory / "said.db"
+    store = FeedbackStore(Database(str(path)))
+    for one in said:
+        store.add(FEEDBACK.validate_python(one))
+    return str(path)
+
+
+def exported(directory: Path, **settings: Any) -> tuple[dict[str, Any], list[Any], list[Any]]:
+    """Figures, what is to be learned, and the exam's items."""
+    settings = {"min_pairs": 2, "database": str(directory / "said.db"), **settings}
+    work = directory / "work"
+    work.mkdir(exist_ok=True)
+    figures = FEEDBACK_STAGE.run(FeedbackSettings(**settings), StageContext(work, {}))
+    return figures, read_jsonl(work / "preferences.jsonl"), read_jsonl(work / "exams/pairs.jsonl")
+
+
+def test_conversations_that_begin_alike_stay_together(tmp_path: Path) -> None:
+    """Whatever was said before or later in them, and however much else there is."""
+    said: list[dict[str, Any]] = []
+    for number in range(40):
+        first = preference(number)
+        later = preference(number + 1000)
+        question = first["messages"][0]["content"]
+        system = {"role": "system", "content": f"You are {number}."}
+        later["messages"] = [
+            system,
+            {"role": "user", "content": f" {question.upper()} "},
+            {"role": "assistant", "content": "Yes."},
+            {"role": "user", "content": f"Why? {number}"},
+        ]
+        said += [first, later]
+    database = stored(tmp_path, *said[:60])
+    figures, learned, items = exported(tmp_path)
+    assert figures["pairs"] == {"learned": len(learned), "held_out": len(items)} and len(learned) + len(items) == 60
+
+    def begin(rows: list[Any], key: str) -> set[str]:
+        users = [next(one["content"] for one in row[key] if one["role"] == "user") for row in rows]
+        return {text.strip().casefold() for text in users}
+
+    assert not begin(learned, "prompt") & begin(items, "messages")
+    assert len(begin(learned, "prompt") | begin(items, "messages")) == 30
+    stored(tmp_path, *said[60:])
+    _, _, more = exported(tmp_path, database=database)
+    assert {item["id"] for item in items} < {item["id"] for item in more}
+    assert 0.1 < len(more) / 80 < 0.45  # a quarter, ± 3 standard errors of 40 conversations
+
+
+def test_what_a_ranking_and_a_judgement_become(tmp_path: Path) -> None:
+    annotation = Annotation(Database(str(tmp_path / "said.db")))
+    annotation.create("order", "ranking", overlap=1)
+    rows = [
+        {"messages": [{"role": "user", "content": f"Name {number}"}], "responses": ["a", "b", "c"]}
+        for number in range(24)
+    ]
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    annotation.add_file("order", tmp_path / "tasks.jsonl")
+    while (task := annotation.next("order", "ann")) is not None:
+        said = {"answer": {"kind": "ranking", "ranks": [2, 1, 2]}}
+        annotation.answer(task["id"], "ann", Submission.model_validate(said))
+    stored(tmp_path, *(rating(number) for number in range(24)))
+    figures, learned, items = exported(tmp_path)
+    ranked = [row for row in learned if "responses" in row]
+    assert (
+        figures["pairs"] == {"learned": 2 * len(ranked), "held_out": len(items)}
+        and sum(figures["pairs"].values()) == 48
+    )
+    assert {(item["chosen"], item["rejected"]) for item in items} == {("b", "a"), ("b", "c")}
+    judged = [row for row in learned if "label" in row]
+    assert figures["judged"] == {"learned": len(judged), "held_out": 24 - len(judged)}
+    assert {len(judged), len(ranked)} & {0, 24} == set()
+    assert read_preferences(tmp_path / "work/preferences.jsonl")[1].read == len(learned)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"database": "postgresql+psycopg://me:secret@host/name"}, "database holds a password"),
+        ({"database": "postgresql+psycopg://host/name?user=me&password=secret"}, "database holds a password"),
+        ({"held_out": 1.0}, "held_out"),
+        ({"min_pairs": 1}, "min_pairs"),
+    ],
+)
+def test_settings_of_feedback_that_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(HanlinError, match=said) as refused:
+        given = [f"feedback.{name}={value}" for name, value in settings.items()]
+        steps(load_recipe("flywheel", ["dpo.model=/tmp", *given]))
+    assert "secret" not in str(refused.value)
+
+
+def test_too_little_is_refused_with_the_account(tmp_path: Path) -> None:
+    stored(tmp_path, *(preference(number) for number in range(5)), {**preference(9), "chosen": None})
+    told = r"(?s)there are 5 pairs .* asks for 8: 3 are missing.*6 read = 5 used \+ 1 left out.*1, neither answer is better"
+    with pytest.raises(HanlinError, match=told):
+        exported(tmp_path, min_pairs=8)
+    with pytest.raises(HanlinError, match=r"none of 5 pairs is held out: .* held_out, which is 0\.001, is too low"):
+        exported(tmp_path, held_out=0.001)
+    with pytest.raises(UsageError, match="there is no database"):
+        exported(tmp_path, database=str(tmp_path / "none.db"))
+    assert not (tmp_path / "none.db").exists()
+
+
+def examined(directory: Path, gates: list[dict[str, Any]], content: str | None = None) -> dict[str, Artifact]:
+    """A model and its exam, as the runner hands them over."""
+    model = make_model(directory / "model")
+    content = model.manifest.content if content is None else content
+    entry = InputEntry(id="x", content=content, path="../model")
+    manifest = model.manifest.model_copy(
+        update={"stage": "dpo-exam", "kind": "exam", "inputs": {"model": entry}, "figures": {"gates": gates}}
+    )
+    return {"model": model, "exam": Artifact(directory / "exam", manifest)}
+
+
+PASSED = {"passed": True, "text": "well"}
+
+
+@pytest.mark.parametrize(
+    ("gates", "content", "said"),
+    [
+        ([], None, "has no gate"),
+        ([PASSED, {"passed": False, "text": "it is worse"}], None, "failed its exam and is not served: it is worse"),
+        ([PASSED], "another", "is not the exam of"),
+    ],
+)
+def test_nothing_is_served_that_did_not_pass(gates: Any, content: str | None, said: str, tmp_path: Path) -> None:
+    context = StageContext(tmp_path / "work", examined(tmp_path, gates, content))
+    with pytest.raises(HanlinError, match=said):
+        SERVE_STAGE.run(ServeStageSettings(model="dpo", exam="dpo-exam"), context)
+    assert not list(tmp_path.glob("version-*"))
+
+
+def test_without_a_service_the_command_is_told(tmp_path: Path) -> None:
+    said = Said()
+    context = StageContext(tmp_path / "work", examined(tmp_path, [PASSED]), progress=said)  # type: ignore[arg-type]
+    for _ in range(2):  # done twice, it is the same version
+        figures = SERVE_STAGE.run(ServeStageSettings(model="dpo", exam="dpo-exam", name="mine"), context)
+        version = tmp_path / "version-2"
+        assert figures["command"] == f"hanlin serve mine@2={version}" and figures["command"] in said.lines[-1]
+        assert (version / "model.safetensors").stat().st_ino == (tmp_path / "model/model.safetensors").stat().st_ino
+        assert [path.name for path in tmp_path.glob("*version*")] == ["version-2"]
+    shutil.rmtree(tmp_path / "model")
+    context = StageContext(tmp_path / "work", examined(tmp_path, [PASSED]), progress=said)  # type: ignore[arg-type]
+    (tmp_path / "model/model.safetensors").write_bytes(b"others")
+    assert SERVE_STAGE.run(ServeStageSettings(model="dpo", exam="dpo-exam"), context)["version"] == "3"
+
+
+def test_a_trial_before_all_of_them(live: Live, directory: Path, tmp_path: Path) -> None:
+    inputs, said = examined(tmp_path, [PASSED]), Said()
+
+    def serve(**settings: Any) -> dict[str, Any]:
+        context = StageContext(tmp_path, inputs, progress=said)  # type: ignore[arg-type]
+        chosen = {"model": "dpo", "exam": "dpo-exam", "service": live.url, "name": "tiny", **settings}
+        return SERVE_STAGE.run(ServeStageSettings(**chosen), context)
+
+    def state() -> dict[str, Any]:
+        with live.client() as client:
+            return next(one for one in client.get("/admin/models").json()["models"] if one["name"] == "tiny")
+
+    trial = serve(canary=0.25)
+    assert (trial["switched"], state()["current"]) == (False, "1")
+    assert state()["canary"] == {"version": "2", "share": 0.25} and "/canary" in trial["back"]
+    assert "random weights" in said.lines[0], "the exam had no model before to compare with"
+    whole = serve(keep=True)
+    assert (whole["switched"], whole["version"], state()["current"], state()["canary"]) == (True, "2", "2", None)
+    assert serve()["version"] == "2" and len(state()["versions"]) == 2, "done again, nothing is loaded again"
+    response = live.post("/admin/models/rollback", {"name": "tiny"})
+    assert response.status_code == 200 and state()["current"] == "1"
+    # Weights that can't be loaded leave the service as it was.
+    (tmp_path / "model/config.json").write_text("{}")
+    (tmp_path / "model/model.safetensors").unlink()
+    (tmp_path / "model/model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(HanlinError, match=r"/admin/models refused \(\d+\)"):
+        serve()
+    assert state()["current"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("service", "name", "said"),
+    [
+        ("http://127.0.0.1:9", None, "no service answers at .*is it running"),
+        ("LIVE", "other", "serves tiny, long, and 'other' is none of them: serve.name=NAME"),
+        ("LIVE", None, "which of them the new version is of must be said"),
+    ],
+)
+def test_a_service_is_looked_for_before_anything_is_made(live: Live, service: str, name: str | None, said: str) -> None:
+    url = live.url if service == "LIVE" else service
+    with pytest.raises(HanlinError, match=said):
+        SERVE_STAGE.looks["service"](ServeStageSettings(model="m", exam="e", service=url, name=name))
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:8000", "ftp://host", "http://host/path", "http://", "http://k:key@host"]
+)
+def test_addresses_that_are_none(address: str) -> None:
+    with pytest.raises(HanlinError, match="service") as refused:
+        steps(load_recipe("flywheel", ["dpo.model=/tmp", f"serve.service={address}"]))
+    assert "k:key" not in str(refused.value)

@@ -14,10 +14,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
 from hanlin.artifacts import (
     POLICY_KINDS,
@@ -60,17 +60,15 @@ class ServeStageSettings(Settings):
     keep: bool = False
     """Leave the version before in memory: going back then needs no loading."""
 
-    @field_validator("service")
-    @classmethod
-    def _is_address(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        url = urlsplit(value)
-        if url.scheme not in ("http", "https") or not url.hostname or url.path.strip("/") or url.query:
-            raise ValueError("it should be an address such as http://127.0.0.1:8000")
+    # Of a check of all settings together the error does not repeat what was given.
+    @model_validator(mode="after")
+    def _is_address(self) -> Self:
+        url = urlsplit(self.service or "http://none")
         if "@" in url.netloc:
-            raise ValueError(f"a key does not belong into the address: set {KEY}")
-        return value.rstrip("/")
+            raise ValueError(f"service holds a name or a key, which every artifact would keep: set {KEY}")
+        if url.scheme not in ("http", "https") or not url.hostname or url.path.strip("/") or url.query:
+            raise ValueError("service should be an address such as http://127.0.0.1:8000")
+        return self
 
 
 @dataclass(frozen=True)
@@ -280,7 +278,7 @@ def _command(settings: ServeStageSettings, verb: str, body: dict[str, Any]) -> s
     import json
 
     key = f'-H "Authorization: Bearer ${KEY}" ' if os.environ.get(KEY) else ""
-    url = f"{settings.service}/admin/models/{verb}"
+    url = f"{(settings.service or '').rstrip('/')}/admin/models/{verb}"
     return f"curl {key}-H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))} {shlex.quote(url)}"
 
 
