@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -154,7 +155,10 @@ def test_feedback_becomes_the_next_version(tmp_path: Path, monkeypatch: pytest.M
 
         # More is said: the next version, beside the one that is served and that stays where it was.
         one.say(*(preference(number) for number in range(100, 110)))
-        again = one.run()
+        task = {"name": "letters", "kind": "choice", "data": "letters.jsonl"}
+        (tmp_path / "letters.yaml").write_text(json.dumps(task))
+        (tmp_path / "letters.jsonl").write_text('{"prompt": "a", "choices": ["b", "c"], "answer": 0}\n')
+        again = one.run("exam.dpo.tasks=[feedback/pairs, letters.yaml]")
         assert again.returncode == 0 and one.answers() == "mine@3"
         served = one.artifact("serve").figures
         assert (served["version"], served["before"]["version"], served["switched"]) == ("3", "2", True)
@@ -163,6 +167,7 @@ def test_feedback_becomes_the_next_version(tmp_path: Path, monkeypatch: pytest.M
         assert "/admin/models/rollback" in command and "$HANLIN_API_KEY" in command
         assert os.waitstatus_to_exitcode(os.system(f"{command} -sf -o {tmp_path / 'said'}")) == 0
         assert one.answers() == "mine@2"
+        assert one.artifact("dpo-exam").figures["tasks"]["letters"]["accuracy"]["n"] == 1
         held = read_jsonl(one.artifact("feedback").path / "exams/pairs.jsonl")
         assert {item["id"] for item in items} <= {item["id"] for item in held}
 
@@ -402,3 +407,18 @@ def test_addresses_that_are_none(address: str) -> None:
     with pytest.raises(HanlinError, match="service") as refused:
         steps(load_recipe("flywheel", ["dpo.model=/tmp", f"serve.service={address}"]))
     assert "k:key" not in str(refused.value)
+
+
+def test_the_guides_commands_are_the_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (Path(__file__).parents[2] / "docs/guides.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line) for line in guide.splitlines() if line.startswith("hanlin run flywheel ")]
+    assert len(commands) == 2
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/world/chat").mkdir(parents=True)
+    (tmp_path / "numbers.yaml").write_text("{name: numbers, kind: choice, data: numbers.jsonl}")
+    (tmp_path / "numbers.jsonl").write_text("{}")
+    for _, _, *words in commands:
+        found = steps(load_recipe(words[0], words[1:]))
+        assert [step.name for step in found] == ["feedback", "dpo", "dpo-exam", "serve"]
+        exam = found[2]
+        assert exam.inputs == {"model": "dpo", "feedback": "feedback"} and set(exam.outside) == {"before"}
