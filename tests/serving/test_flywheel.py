@@ -29,6 +29,7 @@ from hanlin.serving.serve_stage import SERVE_STAGE, ServeStageSettings
 from hanlin.serving.settings import ModelSettings
 from hanlin.serving.store import Database
 from tests.alignment.toy import make_model
+from tests.conftest import Told
 from tests.processes import hanlin
 from tests.serving.live import Live, serving
 
@@ -197,19 +198,6 @@ def test_what_contradicts_itself_changes_nothing(tmp_path: Path, monkeypatch: py
 # ---------------------------------------------------------------------- the stages by themselves
 
 
-class Said:
-    """What a stage tells on its way."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def update(self, *_: Any) -> None:
-        pass
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-
 def stored(directory: Path, *said: dict[str, Any]) -> str:
     path = directory / "said.db"
     store = FeedbackStore(Database(str(path)))
@@ -342,8 +330,8 @@ def test_nothing_is_served_that_did_not_pass(gates: Any, content: str | None, sa
 
 
 def test_without_a_service_the_command_is_told(tmp_path: Path) -> None:
-    said = Said()
-    context = StageContext(tmp_path / "work", examined(tmp_path, [PASSED]), progress=said)  # type: ignore[arg-type]
+    said = Told()
+    context = StageContext(tmp_path / "work", examined(tmp_path, [PASSED]), progress=said)
     for _ in range(2):  # done twice, it is the same version
         figures = SERVE_STAGE.run(ServeStageSettings(model="dpo", exam="dpo-exam", name="mine"), context)
         version = tmp_path / "version-2"
@@ -351,16 +339,16 @@ def test_without_a_service_the_command_is_told(tmp_path: Path) -> None:
         assert (version / "model.safetensors").stat().st_ino == (tmp_path / "model/model.safetensors").stat().st_ino
         assert [path.name for path in tmp_path.glob("*version*")] == ["version-2"]
     shutil.rmtree(tmp_path / "model")
-    context = StageContext(tmp_path / "work", examined(tmp_path, [PASSED]), progress=said)  # type: ignore[arg-type]
+    context = StageContext(tmp_path / "work", examined(tmp_path, [PASSED]), progress=said)
     (tmp_path / "model/model.safetensors").write_bytes(b"others")
     assert SERVE_STAGE.run(ServeStageSettings(model="dpo", exam="dpo-exam"), context)["version"] == "3"
 
 
 def test_a_trial_before_all_of_them(live: Live, directory: Path, tmp_path: Path) -> None:
-    inputs, said = examined(tmp_path, [PASSED]), Said()
+    inputs, said = examined(tmp_path, [PASSED]), Told()
 
     def serve(**settings: Any) -> dict[str, Any]:
-        context = StageContext(tmp_path, inputs, progress=said)  # type: ignore[arg-type]
+        context = StageContext(tmp_path, inputs, progress=said)
         chosen = {"model": "dpo", "exam": "dpo-exam", "service": live.url, "name": "tiny", **settings}
         return SERVE_STAGE.run(ServeStageSettings(**chosen), context)
 
