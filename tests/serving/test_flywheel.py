@@ -344,17 +344,25 @@ def test_without_a_service_the_command_is_told(tmp_path: Path) -> None:
     assert SERVE_STAGE.run(ServeStageSettings(model="dpo", exam="dpo-exam"), context)["version"] == "3"
 
 
-def test_a_trial_before_all_of_them(live: Live, directory: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def own(directory: Path) -> Iterator[Live]:
+    """A service that a test may change."""
+    with serving(directory) as live:
+        yield live
+
+
+def test_a_trial_before_all_of_them(own: Live, tmp_path: Path) -> None:
     inputs, said = examined(tmp_path, [PASSED]), Told()
 
     def serve(**settings: Any) -> dict[str, Any]:
         context = StageContext(tmp_path, inputs, progress=said)
-        chosen = {"model": "dpo", "exam": "dpo-exam", "service": live.url, "name": "tiny", **settings}
+        chosen = {"model": "dpo", "exam": "dpo-exam", "service": own.url, **settings}
         return SERVE_STAGE.run(ServeStageSettings(**chosen), context)
 
     def state() -> dict[str, Any]:
-        with live.client() as client:
-            return next(one for one in client.get("/admin/models").json()["models"] if one["name"] == "tiny")
+        with own.client() as client:
+            (one,) = client.get("/admin/models").json()["models"]
+            return one
 
     trial = serve(canary=0.25)
     assert (trial["switched"], state()["current"]) == (False, "1")
@@ -363,7 +371,7 @@ def test_a_trial_before_all_of_them(live: Live, directory: Path, tmp_path: Path)
     whole = serve(keep=True)
     assert (whole["switched"], whole["version"], state()["current"], state()["canary"]) == (True, "2", "2", None)
     assert serve()["version"] == "2" and len(state()["versions"]) == 2, "done again, nothing is loaded again"
-    response = live.post("/admin/models/rollback", {"name": "tiny"})
+    response = own.post("/admin/models/rollback", {"name": "tiny"})
     assert response.status_code == 200 and state()["current"] == "1"
     # Weights that can't be loaded leave the service as it was.
     (tmp_path / "model/config.json").write_text("{}")
