@@ -21,7 +21,7 @@ VALIDATION = "preferences/validation"
 READING = "preferences/reading.json"
 PREFERENCES = "preferences.jsonl"
 """The file of a world, and of every stage that makes preferences"""
-MAKERS = ("best-of-n", "constitution")
+MAKERS = ("best-of-n", "constitution", "feedback")
 """Kinds of stage that make preferences"""
 Form = Literal["pairs", "judged", "rankings"]
 """What a group is: two answers of which one is preferred, one answer judged good or bad, or any number with scores"""
@@ -35,7 +35,7 @@ class PreferenceData(Settings):
     world: str | None = None
     """A world stage whose preferences are learned, beside or in place of `data`."""
     preferences: str | None = None
-    """A stage that made preferences (best-of-n, constitution), beside or in place of `data`."""
+    """A stage that made preferences (best-of-n, constitution, feedback), beside or in place of `data`."""
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
     """Share of the preferences that is held out to measure on; answers to one prompt are never on both sides."""
 

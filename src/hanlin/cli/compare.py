@@ -58,6 +58,7 @@ def compare(
             planned,
             world=found.get("world"),
             corpus=found.get("corpus"),
+            feedback=found.get("feedback"),
             limit=limit,
             seed=seed,
             by=by,

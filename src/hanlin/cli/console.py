@@ -51,7 +51,10 @@ class _Bar:
             self.owner.console.print(self.line(), markup=False)
 
     def say(self, line: str) -> None:
-        self.owner.console.print(f"  [dim]{escape(line)}[/dim]")
+        first, *commands = line.split("\n")
+        self.owner.console.print(f"  [dim]{escape(first)}[/dim]")
+        for command in commands:  # to be copied: a line that is broken would be two commands
+            self.owner.console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
 
     def seconds_left(self) -> float | None:
         """From the rate over the last minute or so: what the work costs now, not what its beginning cost."""

@@ -43,6 +43,7 @@ def evaluate(
             [*tasks, *(more or [])],
             world=found.get("world"),
             corpus=found.get("corpus"),
+            feedback=found.get("feedback"),
             records=records,
             limit=limit,
             data=data,

@@ -40,12 +40,13 @@ def export(
     """
     from datetime import UTC
 
-    from hanlin.serving.feedback_export import ACCOUNT, export_database
+    from hanlin.serving.feedback_export import ACCOUNT, read_export
     from hanlin.serving.store import Database, default_url
 
     begin = None if since is None else since.replace(tzinfo=since.tzinfo or UTC).timestamp()
     database = Database(db or default_url())
-    account = export_database(database, out, since=begin, kinds=kind, projects=project, min_agreement=min_agreement)
+    found = read_export(database, since=begin, kinds=kind, projects=project, min_agreement=min_agreement)
+    account = found.write(out)
     print(f"{account['read']} read = {account['used']} used + {account['left_out']} left out ({out / ACCOUNT})")
     for name, file in account["files"].items():
         print(f"  {out / name}: {file['rows']} rows")

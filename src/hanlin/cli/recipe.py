@@ -32,11 +32,12 @@ def show(
     from hanlin.recipes.recipe import load_recipe, steps
 
     loaded = load_recipe(recipe, assignments or [])
+    ordered = steps(loaded)
     print(f"name: {loaded.name}")
     for key in ("seed", "minutes"):
         print(_line(0, key, getattr(loaded, key), loaded.where(key)))
     print("stages:")
-    for step in steps(loaded):
+    for step in ordered:
         exam = step.name not in loaded.stages
         prefix = f"exam.{step.name.removesuffix('-exam')}" if exam else f"stages.{step.name}"
         print(f"  {step.name}:  # {step.stage.kind}, {loaded.where(prefix)}")

@@ -38,6 +38,7 @@ def compare_models(
     *,
     world: Path | None = None,
     corpus: Path | None = None,
+    feedback: Path | None = None,
     data: Path | None = None,
     limit: int | None = None,
     seed: int = 0,
@@ -47,9 +48,9 @@ def compare_models(
 ) -> dict[str, Any]:
     """Put every item of `tasks` to both models, and compare how they were answered.
 
-    `world`, `corpus`, `data` and `limit` are those of `runner.run_exam`; `seed` is that of resampling and of the
-    questions made from a corpus; `by` names a tag whose values get rows of their own below the task's. Every item's
-    record is written under the folder `records`, in `a/` and `b/`.
+    `world`, `corpus`, `feedback`, `data` and `limit` are those of `runner.run_exam`; `seed` is that of resampling and
+    of the questions made from a corpus; `by` names a tag whose values get rows of their own below the task's. Every
+    item's record is written under the folder `records`, in `a/` and `b/`.
 
     Returns {"a", "b": the models' names, "seed", "limit", "by", "rows", "how": {task: {kind, chat: [a, b], items,
     truncated: [a, b]}}, "notes": {task: what was left out and why}}. A row is {task, metric, part ("" or "tag=value"),
@@ -60,7 +61,7 @@ def compare_models(
     Raises as `runner.run_exam`, UsageError for a tag that no item has, and HanlinError where no task can be held.
     """
     progress = progress or Silent()
-    prepared = prepare_all(tasks, world, corpus, data, limit, seed, progress)
+    prepared = prepare_all(tasks, world, corpus, feedback, data, limit, seed, progress)
     held = [one for one in prepared if not one.note]
     notes = {one.task.name: one.note for one in prepared if one.note}
     if not held:

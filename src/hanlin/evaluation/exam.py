@@ -25,6 +25,8 @@ class ExamSettings(Settings):
     """The world whose exams the `world/*` tasks take."""
     corpus: str | None = None
     """The corpus whose held-out text the `corpus/*` tasks take."""
+    feedback: str | None = None
+    """The exported feedback whose held-out pairs the `feedback/*` tasks take."""
     gates: list[Gate] = Field(default_factory=lambda: list[Gate]())
     """What must hold for the run to go on."""
     random_row: bool = True
@@ -49,10 +51,12 @@ class ExamSettings(Settings):
             if task.name in names:
                 raise ValueError(f"the task {task.name} stands twice")
             names[task.name] = task
-            if one.data is None and task.world is not None and self.world is None:
-                raise ValueError(f"the task {spec} needs a world: add a stage of kind world, or `world:`")
-            if one.data is None and task.corpus is not None and self.corpus is None:
-                raise ValueError(f"the task {spec} needs a corpus: add a stage of kind corpus, or `corpus:`")
+            source = one.source
+            if source and getattr(self, source) is None:
+                article = "" if source == "feedback" else "a "
+                raise ValueError(
+                    f"the task {spec} needs {article}{source}: add a stage of kind {source}, or `{source}:`"
+                )
         for gate in self.gates:
             if gate.task not in names:
                 raise ValueError(f"a gate names the task {gate.task!r}, which is not among {', '.join(names)}")
@@ -105,6 +109,7 @@ def run(settings: ExamSettings, context: StageContext) -> dict[str, Any]:
         settings.tasks,
         world=inputs["world"].path if "world" in inputs else None,
         corpus=inputs["corpus"].path if "corpus" in inputs else None,
+        feedback=inputs["feedback"].path if "feedback" in inputs else None,
         before=load(before.path, settings.dtype, device=settings.device) if before is not None else None,
         before_name=settings.before or "",
         taught=inputs["model"].manifest.kind != "pretrain",
@@ -130,6 +135,7 @@ EXAM_STAGE = Stage(
         "before": POLICY_KINDS,
         "world": ("world",),
         "corpus": ("corpus",),
+        "feedback": ("feedback",),
     },
     fingerprint=fingerprint,
     resolve=resolve,

@@ -69,6 +69,7 @@ def run_exam(
     *,
     world: Path | None = None,
     corpus: Path | None = None,
+    feedback: Path | None = None,
     before: LanguageModel | None = None,
     before_name: str = "the model before",
     taught: bool = True,
@@ -85,8 +86,8 @@ def run_exam(
 
     `taught` says whether the model was trained on the chat template that lies beside it (a pretrained one was not,
     whatever its tokenizer brings): if not, tasks with `chat: auto` are put to it as plain text; `before_taught`
-    likewise. `world` and `corpus` are the folders of such artifacts, for tasks that draw on them; `data` is the items'
-    file of tasks that have none; `limit` bounds every task's items. Every item's record is written to
+    likewise. `world`, `corpus` and `feedback` are the folders of such artifacts, for tasks that draw on them; `data` is
+    the items' file of tasks that have none; `limit` bounds every task's items. Every item's record is written to
     `records/<task>.jsonl` under the folder `records` (and to `before/`, `random/` there).
 
     Returns {"tasks": {task: {metric: {value, low, high, n, standard_error, …}}}, "breakdown": {task: {"tag=value":
@@ -97,7 +98,7 @@ def run_exam(
     fails is reported in the figures, not raised.
     """
     progress = progress or Silent()
-    prepared = prepare_all(tasks, world, corpus, data, limit, seed, progress)
+    prepared = prepare_all(tasks, world, corpus, feedback, data, limit, seed, progress)
     held = [one for one in prepared if not one.note]
     _check_gates(gates, held, prepared)
     sitters = [Sitter("model", model, taught)]
@@ -140,6 +141,7 @@ def prepare_all(
     tasks: Sequence[PlannedTask | str],
     world: Path | None,
     corpus: Path | None,
+    feedback: Path | None,
     data: Path | None,
     limit: int | None,
     seed: int,
@@ -147,7 +149,7 @@ def prepare_all(
 ) -> list[PreparedTask]:
     """`prepare` for each task, saying which can't be held. Raises UsageError for two of the same name."""
     planned = [plan_task(one, data) if isinstance(one, str) else one for one in tasks]
-    prepared = [prepare(one, world, corpus, limit, seed) for one in planned]
+    prepared = [prepare(one, world, corpus, feedback, limit, seed) for one in planned]
     names = [one.task.name for one in prepared]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -161,13 +163,18 @@ def prepare_all(
 
 
 def prepare(
-    planned: PlannedTask, world: Path | None, corpus: Path | None, limit: int | None, seed: int
+    planned: PlannedTask,
+    world: Path | None,
+    corpus: Path | None,
+    feedback: Path | None,
+    limit: int | None,
+    seed: int,
 ) -> PreparedTask:
     """Read or make the items of one task."""
     task = planned.task
     count = min((one for one in (task.max_items, limit) if one is not None), default=None)
     if task.corpus is None:
-        path = data_file(planned, world)
+        path = data_file(planned, feedback if task.feedback is not None else world)
         items = make_items(task, read_rows(path))
         source = items
         if task.few_shot is not None and task.few_shot.file is not None:
@@ -193,21 +200,24 @@ def prepare(
     return PreparedTask(task, documents=documents, read=sample, note=note)
 
 
-def data_file(planned: PlannedTask, world: Path | None) -> Path:
-    """The JSONL file of a task that is not on a corpus. Raises UsageError when there is none."""
+def data_file(planned: PlannedTask, made: Path | None) -> Path:
+    """The JSONL file of a task that is not on a corpus; `made` is the folder of the world, or of the feedback, that it
+    takes its items from. Raises UsageError when there is none."""
     task = planned.task
-    if task.world is None:
+    exam = task.world or task.feedback
+    if exam is None:
         assert planned.data is not None  # plan_task made sure
         return planned.data
     if planned.data is not None and planned.data.is_file():
         return planned.data
-    folder = planned.data or world
+    folder = planned.data or made
     if folder is None:
-        raise UsageError(f"task {task.name} needs a world: give the folder of one as {task.name}=FOLDER.")
-    path = folder / "exams" / f"{task.world}.jsonl"
+        what = "a world: give the folder of one" if task.world else "exported feedback: give the folder of such a stage"
+        raise UsageError(f"task {task.name} needs {what} as {task.name}=FOLDER.")
+    path = folder / "exams" / f"{exam}.jsonl"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in (folder / "exams").glob("*.jsonl"))) or "none"
-        raise UsageError(f"task {task.name}: {folder} has no exam {task.world!r}. Its exams: {known}.")
+        raise UsageError(f"task {task.name}: {folder} has no exam {exam!r}. Its exams: {known}.")
     return path
 
 

@@ -14,6 +14,8 @@ from hanlin.artifacts.written import nearest, read_settings
 from hanlin.evaluation import templates
 
 Kind = Literal["choice", "generate", "bits_per_byte", "persistence"]
+ARTIFACTS = ("world", "corpus", "feedback")
+"""Kinds of artifact from which a task's items may come"""
 RULES = ("upper-case", "prefix", "suffix", "quoted", "no-commas")
 """Instructions that `persistence` gives where the task does not say."""
 
@@ -62,6 +64,8 @@ class Task(Settings):
     """Name of an exam of the miniature world: its `exams/<name>.jsonl`."""
     corpus: Literal["validation", "cloze"] | None = None
     """From a corpus artifact: its held-out documents (bits_per_byte), or questions made from them (choice)."""
+    feedback: Literal["pairs"] | None = None
+    """From exported feedback: the pairs of answers that were held out, in its `exams/<name>.jsonl`."""
     prompt: str = "{{ prompt }}"
     """Template of the question over the item's fields."""
     plain: str | None = None
@@ -180,10 +184,8 @@ class Task(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> Task:
-        if self.corpus is not None and (self.data or self.world):
-            raise ValueError("a task's items come from one of `data`, `world` and `corpus`")
-        if self.data and self.world:
-            raise ValueError("a task's items come from one of `data`, `world` and `corpus`")
+        if sum(bool(one) for one in (self.data, self.world, self.corpus, self.feedback)) > 1:
+            raise ValueError("a task's items come from one of `data`, `world`, `corpus` and `feedback`")
         if (self.kind == "bits_per_byte") != (self.corpus == "validation"):
             raise ValueError("`kind: bits_per_byte` goes with `corpus: validation`, and neither without the other")
         if self.corpus == "cloze" and self.kind != "choice":
@@ -208,16 +210,16 @@ class PlannedTask:
 
     task: Task
     data: Path | None
-    """The JSONL file (None: the world's or corpus's, whose place is known when the exam is held)."""
+    """The JSONL file (None: the world's, corpus's or feedback's, whose place is known when the exam is held)."""
     label: str
     """The file that describes the task, for messages."""
 
     @property
     def source(self) -> str:
-        """The kind of artifact, `world` or `corpus`, that the items must yet be taken from; "" for none."""
+        """The kind of artifact (`world`, `corpus`, `feedback`) that the items must yet be taken from; "" for none."""
         if self.data is not None:
             return ""
-        return "world" if self.task.world is not None else "corpus"
+        return next((name for name in ARTIFACTS if getattr(self.task, name) is not None), "")
 
 
 def library() -> list[str]:
@@ -228,7 +230,7 @@ def library() -> list[str]:
 def plan_task(spec: str, fallback: Path | None = None) -> PlannedTask:
     """The task that `spec` names: a name of the library, the path of a YAML file, or one of these followed by `=PATH`.
 
-    PATH is the task's data: a JSONL file, or for a task on the world or a corpus the folder of such an artifact.
+    PATH is the task's data: a JSONL file, or for a task on a world, a corpus or feedback that artifact's folder.
     `fallback` is the JSONL file of a task that has none of its own and was given none. Raises UsageError for a task or
     file that does not exist, HanlinError (file, line, key) for a malformed YAML file.
     """
@@ -260,7 +262,7 @@ def plan_task(spec: str, fallback: Path | None = None) -> PlannedTask:
         if not data.is_file():
             raise UsageError(f"task {task.name}: there is no file {data}. Say where its items are: {name}=PATH.")
         return PlannedTask(task, data, label)
-    if task.world is None and task.corpus is None:
+    if all(getattr(task, name) is None for name in ARTIFACTS):
         if fallback is not None and fallback.is_file():
             return PlannedTask(task, fallback, label)
         raise UsageError(f"task {task.name} needs a file of items ({task.about or 'JSONL'}): give it as {name}=PATH.")

@@ -39,7 +39,7 @@ def find_inputs(model: Path) -> dict[str, Path]:
 
 
 def find_common(models: Sequence[Path], kinds: Iterable[str]) -> dict[str, Path]:
-    """The artifact of each of these kinds (world, corpus) that `models` come from, where any of them comes from one.
+    """The artifact of each of these kinds (world, corpus, feedback) that `models` come from, where one of them does.
 
     Raises UsageError where they come from different ones: what one of them learnt would be held against the other.
     """

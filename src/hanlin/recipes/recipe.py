@@ -310,7 +310,7 @@ def _with_exams(recipe: Recipe) -> dict[str, dict[str, Any]]:
         parent = body.get("start", body.get("model"))
         if isinstance(parent, str) and "before" not in plan and (parent in active or Path(parent).is_dir()):
             plan["before"] = parent
-        for role in ("world", "corpus"):
+        for role in ("world", "corpus", "feedback"):
             made = [other for other, settings in active.items() if settings.get("kind") == role]
             if role not in plan and made:
                 plan[role] = made[0]

@@ -26,6 +26,8 @@ KINDS: dict[str, str] = {
     "best-of-n": "hanlin.alignment.best_of_n:BEST_OF_N_STAGE",
     "constitution": "hanlin.alignment.constitution.stage:CONSTITUTION_STAGE",
     "exam": "hanlin.evaluation.exam:EXAM_STAGE",
+    "feedback": "hanlin.serving.feedback_stage:FEEDBACK_STAGE",
+    "serve": "hanlin.serving.serve_stage:SERVE_STAGE",
 }
 
 

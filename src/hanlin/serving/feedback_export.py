@@ -49,17 +49,21 @@ class Export:
     """What a collection of feedback says, as rows of data: a function of what is in it, not of its order."""
 
     def __init__(
-        self, said: Iterable[Stored], min_agreement: float = 0.0, left_out: Mapping[str, str] | None = None
+        self,
+        said: Iterable[Stored],
+        min_agreement: float = 0.0,
+        left_out: Mapping[str, str] | None = None,
+        selection: Mapping[str, Any] | None = None,
     ) -> None:
         """`said`: ratings, edits and preferences as `FeedbackStore.rows` gives them; pairs, rankings and demonstrations
         as `annotation_summary.as_feedback` does. `min_agreement`: the least share of votes, 0 to 1, that must be for
         what a row says; of one vote alone it is 1. `left_out`: what is of no use, as far as is known already: id →
-        reason.
+        reason. `selection`: what was asked for, for the account.
 
         Raises UsageError for a share that is none."""
         if not 0 <= min_agreement <= 1:
             raise UsageError(f"min-agreement is {min_agreement:g}: it is a share, from 0 to 1")
-        self._least = min_agreement
+        self._least, self._selection = min_agreement, dict(selection or {})
         self.said = sorted(said, key=lambda one: (one.created, one.id))
         self.reasons: dict[str, str] = dict(left_out or {})
         """Why what was said is in no row, by id"""
@@ -91,6 +95,7 @@ class Export:
                 files[file] = {"rows": len(rows), "from": dict(Counter(name for row in rows for name in row.sources))}
         left_out = [one for one in self.said if one.id not in places]
         return {
+            "selection": self._selection,
             "read": len(self.said),
             "used": len(self.said) - len(left_out),
             "left_out": len(left_out),
@@ -104,10 +109,10 @@ class Export:
             ],
         }
 
-    def write(self, out: Path, selection: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Write the files and the account into a folder, each whole or not at all, and return the account, in which
-        `selection` says what was asked for. Files of an earlier export that would have no row now are removed."""
-        account = {"selection": dict(selection or {}), **self.account()}
+    def write(self, out: Path) -> dict[str, Any]:
+        """Write the files and the account into a folder, each whole or not at all, and return the account. Files of an
+        earlier export that would have no row now are removed."""
+        account = self.account()
         for file in FILES:
             if file not in account["files"]:
                 (out / file).unlink(missing_ok=True)
@@ -248,16 +253,15 @@ class Export:
             self._instruction(one.content["messages"], one.content["answer"], [one], 1, 1.0)
 
 
-def export_database(
+def read_export(
     database: Database,
-    out: Path,
     *,
     since: float | None = None,
     kinds: Sequence[str] | None = None,
     projects: Sequence[str] | None = None,
     min_agreement: float = 0.0,
-) -> dict[str, Any]:
-    """Export what is in a database, and return the account.
+) -> Export:
+    """What is in a database, as an export.
 
     `since`: seconds since 1970 from which on things were said; `kinds`: some of feedback's and `annotation`, None for
     all; `projects`: of annotations, only these. Raises UsageError for a kind or project that there is not.
@@ -275,7 +279,7 @@ def export_database(
             said += [one for one in answers if since is None or one.created >= since]
             left_out |= of_no_use
     selection = {"since": since, "kinds": chosen, "projects": None if projects is None else list(projects)}
-    return Export(said, min_agreement, left_out).write(out, selection)
+    return Export(said, min_agreement, left_out, selection)
 
 
 def _grouped(said: Iterable[Stored], key: Callable[[Stored], Any]) -> list[list[Stored]]:

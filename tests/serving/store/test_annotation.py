@@ -17,7 +17,7 @@ from hanlin.serving.annotation import LEASE_SECONDS, Annotation, NotAssignedErro
 from hanlin.serving.annotation_summary import summarise
 from hanlin.serving.annotation_tasks import Submission
 from hanlin.serving.feedback import FeedbackStore
-from hanlin.serving.feedback_export import export_database
+from hanlin.serving.feedback_export import read_export
 from hanlin.serving.store import Database
 from tests.processes import hanlin
 from tests.serving.store.conftest import Clock
@@ -131,7 +131,7 @@ def test_a_pre_label_counts_only_when_a_person_confirms_it(
         "p", lines(tmp_path / "a.jsonl", *({**row, "prelabel": judged} for row in pairs(3)), pairs(4)[3])
     )
     assert summarise(annotation, "p")["answers"] == 0
-    assert export_database(database, tmp_path / "out")["read"] == 0
+    assert read_export(database).write(tmp_path / "out")["read"] == 0
     for submission in (Submission(confirm=True), pair(0), pair(None), pair(1)):
         task = annotation.next("p", "a")
         assert task is not None
@@ -262,7 +262,7 @@ def test_answers_become_files_that_training_reads(
     FeedbackStore(database).add(said(choice(messages=pairs(1)[0]["messages"])))
 
     out = tmp_path / "out"
-    account = export_database(database, out, kinds=["annotation"])
+    account = read_export(database, kinds=["annotation"]).write(out)
     assert account["read"] == account["used"] + account["left_out"] == 10
     assert account["reasons"] == {
         "as many people say one thing as another": 2,
@@ -282,10 +282,10 @@ def test_answers_become_files_that_training_reads(
         ["What is 3?", "A number."],
     ]
     assert summarise(annotation, "w")["styles"]["free"] == {"count": 2, "share": 0.5}
-    assert export_database(database, out, projects=["r"], kinds=["annotation"])["read"] == 1
-    assert export_database(database, out)["read"] == 11
+    assert read_export(database, projects=["r"], kinds=["annotation"]).account()["read"] == 1
+    assert read_export(database).account()["read"] == 11
     with pytest.raises(UsageError, match=r"there is no project 'x'. Projects: p, r, w"):
-        export_database(database, out, projects=["x"])
+        read_export(database, projects=["x"])
 
 
 def test_feedback_becomes_tasks_and_takes_them_along_when_it_is_withdrawn(

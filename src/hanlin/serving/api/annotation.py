@@ -19,7 +19,9 @@ from hanlin.serving.api.errors import ApiError, invalid
 from hanlin.serving.api.service import key_of, service_of
 
 router = APIRouter(route_class=JsonRoute, tags=["annotation"], dependencies=[Depends(auth.annotator)])
-Line = Annotated[str, Query(min_length=1, max_length=100)]
+LONGEST_NAME = 100
+"""Of an annotator, with the key's prefix before it"""
+Line = Annotated[str, Query(min_length=1, max_length=LONGEST_NAME)]
 
 
 def _annotation(request: Request) -> Annotation:
@@ -30,9 +32,13 @@ def _annotation(request: Request) -> Annotation:
 
 
 def _name(request: Request, annotator: str) -> str:
-    """Who annotates: with a key, whoever holds it, by the name that they give."""
+    """Who annotates: with a key, whoever holds it, by the name that they give. Raises ApiError (400)."""
     key = key_of(request)
-    return annotator if key is None else f"{key.prefix}/{annotator}"[:100]
+    name = annotator if key is None else f"{key.prefix}/{annotator}"
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        most = LONGEST_NAME - (len(name) - len(annotator))
+        raise invalid(f"An annotator's name is a line of 1 to {most} characters.", "annotator")
+    return name
 
 
 @router.get("/v1/annotation/next", responses=replies.of(dict[str, Any]))

@@ -111,7 +111,9 @@ def from_validation(findings: Sequence[Mapping[str, Any]], body: Any) -> ApiErro
     # Of a value that may be one of several types each says what it has against it: the one whose form it has is meant,
     # and of such the deepest.
     finding = min(findings, key=lambda one: (_weight(one["type"]), -len(one["loc"])))
-    path = _path(finding["loc"][1:], body, finding["type"] == "missing")
+    place, *location = finding["loc"]
+    # Of what stands in the address the whole location is the name.
+    path = _path(location, body, finding["type"] == "missing") if place == "body" else [str(one) for one in location]
     said = str(finding["msg"]).removeprefix("Value error, ")
     if finding["type"] == "request":
         path += filter(None, [finding["ctx"]["param"]])
