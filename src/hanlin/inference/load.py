@@ -104,10 +104,12 @@ def load(
     *,
     device: str = "auto",
     max_batch: int = 64,
+    cache_tokens: int | None = None,
     deterministic: bool | None = None,
 ) -> LanguageModel:
     """The model in a Hugging Face directory, ready to answer, its weights in `dtype` (float32, bfloat16, int8 or int4)
-    on `device` (auto: the GPU where there is one; cpu; cuda). `max_batch` answers are generated at once.
+    on `device` (auto: the GPU where there is one; cpu; cuda). `max_batch` answers are generated at once, with keys and values of at
+    most `cache_tokens` tokens (None: what half of the free memory holds).
 
     `deterministic`: an answer's log-probabilities have the same bits in any company (None: where that costs nothing;
     see `Engine`).
@@ -134,6 +136,7 @@ def load(
         tokenizer,
         eos_ids=end_ids(directory),
         max_batch=max_batch,
+        cache_tokens=cache_tokens,
         deterministic=deterministic,
         frozen=True,
     )
