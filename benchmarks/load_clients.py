@@ -266,7 +266,7 @@ class Clients:
     # Those that go ----------------------------------------------------
 
     async def leaves_in_prefill(self, rng: random.Random) -> str:
-        body = {"model": NAME, "prompt": [rng.randrange(256) for _ in range(3000)], "max_tokens": 900, "stream": True}
+        body = {"model": NAME, "prompt": [rng.randrange(256) for _ in range(rng.randrange(500, 3000))], "max_tokens": 900, "stream": True}
         async with connection(self.port) as (_, writer):
             writer.write(encoded(PLAIN, body))
             await writer.drain()

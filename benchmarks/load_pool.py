@@ -86,7 +86,7 @@ def make_pool(directory: Path, count: int, seed: int) -> list[Entry]:
     )
     model = LanguageModel(engine, loaded.prefix_ids)
     rng = random.Random(seed)
-    shared = [text(rng, 500 * (number + 1)) for number in range(SHARED)]
+    shared = [text(rng, 300 * (number + 1)) for number in range(SHARED)]
     pool: list[Entry] = []
     for number in range(count):
         kind = KINDS[number % len(KINDS)]
@@ -97,7 +97,7 @@ def make_pool(directory: Path, count: int, seed: int) -> list[Entry]:
 
 KINDS = (
     "chat", "completion", "shared prefix", "chat", "completion", "several", "structured", "tools", "shared prefix",
-    "chat", "completion", "long prompt",
+    "chat", "long answer", "long prompt",
 )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def text(rng: random.Random, length: int) -> str:
 
 def request(rng: random.Random, kind: str, shared: list[str]) -> tuple[str, dict[str, Any]]:
     """Path and body, for every choice of which the answer is certain: it has a seed, or is greedy."""
-    body: dict[str, Any] = {"model": NAME, "return_token_ids": True, "max_tokens": min(200, 1 + int(rng.expovariate(1 / 40)))}
+    body: dict[str, Any] = {"model": NAME, "return_token_ids": True, "max_tokens": min(400, 1 + int(rng.expovariate(1 / 80)))}
     body["temperature"] = rng.choice([0, 0.7, 1, 1, 1.5])
     body["seed"] = rng.randrange(-(1 << 40), 1 << 40)
     body |= rng.choice(
@@ -123,6 +123,8 @@ def request(rng: random.Random, kind: str, shared: list[str]) -> tuple[str, dict
             {"stop": ["e", "th"]}, {"ignore_eos": True},
         ]
     )  # fmt: skip
+    if kind == "long answer":
+        body |= {"max_tokens": rng.randrange(300, 700), "ignore_eos": True}
     if kind == "several":
         body |= {"n": rng.randrange(2, 5)}
     if kind == "structured":
@@ -132,7 +134,7 @@ def request(rng: random.Random, kind: str, shared: list[str]) -> tuple[str, dict
         body |= {"tools": TOOLS, "tool_choice": rng.choice(["required", "auto", NAMED]), "max_tokens": 80}
         if body["tool_choice"] != NAMED:
             body["parallel_tool_calls"] = rng.random() < 0.5
-    length = rng.randrange(1200, 2400) if kind == "long prompt" else 1 + int(rng.expovariate(1 / 120))
+    length = rng.randrange(800, 1600) if kind == "long prompt" else 1 + int(rng.expovariate(1 / 120))
     given = text(rng, length)
     plain = kind == "completion" or (kind in ("several", "shared prefix", "long prompt") and rng.random() < 0.5)
     if kind == "shared prefix":

@@ -41,7 +41,7 @@ PATIENCE = 2
 """Seconds that the server waits for clients that dawdle."""
 SETTINGS: dict[str, Any] = {
     "port": 0,
-    "cache_tokens": 8_000,
+    "cache_tokens": 6_000,
     "header_seconds": PATIENCE,
     "body_seconds": PATIENCE,
     "write_seconds": PATIENCE,
