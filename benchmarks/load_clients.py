@@ -84,7 +84,12 @@ def encoded(path: str, body: Any, method: str = "POST") -> bytes:
 
 
 def head(path: str, length: int, method: str = "POST") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1", "content-type: application/json", f"content-length: {length}"]
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "host: 127.0.0.1",
+        "content-type: application/json",
+        f"content-length: {length}",
+    ]
     return "\r\n".join([*lines, "connection: close", "", ""]).encode()
 
 
@@ -165,7 +170,9 @@ def compare(entry: Entry, heard: dict[int, Heard]) -> None:
         logprobs = got.logprobs if entry.body.get("logprobs") not in (None, False) else right.logprobs
         found = Answer(got.content, calls, got.ids, logprobs, str(got.finish_reason))
         if found != right:
-            raise Wrong(f"choice {index} of {json.dumps(entry.body, ensure_ascii=False)[:600]}: {found} instead of {right}")
+            raise Wrong(
+                f"choice {index} of {json.dumps(entry.body, ensure_ascii=False)[:600]}: {found} instead of {right}"
+            )
 
 
 class Clients:
@@ -266,7 +273,12 @@ class Clients:
     # Those that go ----------------------------------------------------
 
     async def leaves_in_prefill(self, rng: random.Random) -> str:
-        body = {"model": NAME, "prompt": [rng.randrange(256) for _ in range(rng.randrange(500, 3000))], "max_tokens": 900, "stream": True}
+        body = {
+            "model": NAME,
+            "prompt": [rng.randrange(256) for _ in range(rng.randrange(500, 3000))],
+            "max_tokens": 900,
+            "stream": True,
+        }
         async with connection(self.port) as (_, writer):
             writer.write(encoded(PLAIN, body))
             await writer.drain()

@@ -35,7 +35,24 @@ FORMS: list[dict[str, Any]] = [
     {"structured_outputs": {"choice": ["yes", "no", "也许 later"]}},
     {"structured_outputs": {"grammar": 'start: "(" ("a" | "bc")+ ")"'}},
 ]
-WORDS = "the a of and river house 翰林 学士 é ñ 😀 sum is 12 304 light under, then. who? tree\n".split(" ")
+WORDS = [
+    "the",
+    "a",
+    "of",
+    "and",
+    "river",
+    "house",
+    "翰林",
+    "学士",
+    "é",
+    "ñ",
+    "😀",
+    "sum",
+    "12",
+    "304",
+    "under,",
+    "who?\n",
+]
 SHARED = 4
 """Long beginnings that several requests have in common."""
 
@@ -113,7 +130,11 @@ def text(rng: random.Random, length: int) -> str:
 
 def request(rng: random.Random, kind: str, shared: list[str]) -> tuple[str, dict[str, Any]]:
     """Path and body, for every choice of which the answer is certain: it has a seed, or is greedy."""
-    body: dict[str, Any] = {"model": NAME, "return_token_ids": True, "max_tokens": min(400, 1 + int(rng.expovariate(1 / 80)))}
+    body: dict[str, Any] = {
+        "model": NAME,
+        "return_token_ids": True,
+        "max_tokens": min(400, 1 + int(rng.expovariate(1 / 80))),
+    }
     body["temperature"] = rng.choice([0, 0.7, 1, 1, 1.5])
     body["seed"] = rng.randrange(-(1 << 40), 1 << 40)
     body |= rng.choice(
@@ -196,7 +217,9 @@ def constraint(body: dict[str, Any]) -> Constraint | None:
         choice = body["tool_choice"]
         tools = [TOOLS[0]] if choice == NAMED else body["tools"]
         several = body.get("parallel_tool_calls", False)
-        return Constraint(tools=tools, tool_choice="auto" if choice == "auto" else "required", parallel_tool_calls=several)
+        return Constraint(
+            tools=tools, tool_choice="auto" if choice == "auto" else "required", parallel_tool_calls=several
+        )
     if form is not None:
         if form["type"] == "json_object":
             return Constraint(json_object=True)

@@ -116,7 +116,7 @@ def spread(values: list[float]) -> dict[str, float]:
 def sample(process: int, started: float) -> Sample:
     own = Path(f"/proc/{process}")
     pages = int((own / "statm").read_text().split()[1])
-    threads, descriptors = (len(os.listdir(own / name)) for name in ("task", "fd"))
+    threads, descriptors = (len(list((own / name).iterdir())) for name in ("task", "fd"))
     return Sample(time.monotonic() - started, pages * os.sysconf("SC_PAGE_SIZE"), threads, descriptors)
 
 
@@ -254,7 +254,9 @@ def show(report: Report) -> None:
     print(f"{'memory by quarter':18} {', '.join(f'{mib:.1f}' for mib in figures['memory_mib_by_quarter'])} MiB")
     metrics = report.metrics
     print(f"{'preemptions':18} {metrics['num_preemptions_total']:.0f} in {metrics['engine_steps_total']:.0f} steps")
-    print(f"{'prefix cache':18} {metrics['prefix_cache_hits_total']:.0f} of {metrics['prefix_cache_queries_total']:.0f}")
+    print(
+        f"{'prefix cache':18} {metrics['prefix_cache_hits_total']:.0f} of {metrics['prefix_cache_queries_total']:.0f}"
+    )
     for line in [*report.problems, *report.tally.failures]:
         print(f"PROBLEM {line}")
     good = not report.problems and not report.tally.failed

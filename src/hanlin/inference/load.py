@@ -108,8 +108,8 @@ def load(
     deterministic: bool | None = None,
 ) -> LanguageModel:
     """The model in a Hugging Face directory, ready to answer, its weights in `dtype` (float32, bfloat16, int8 or int4)
-    on `device` (auto: the GPU where there is one; cpu; cuda). `max_batch` answers are generated at once, with keys and values of at
-    most `cache_tokens` tokens (None: what half of the free memory holds).
+    on `device` (auto: the GPU where there is one; cpu; cuda). `max_batch` answers are generated at once, with keys and
+    values of at most `cache_tokens` tokens (None: what half of the free memory holds).
 
     `deterministic`: an answer's log-probabilities have the same bits in any company (None: where that costs nothing;
     see `Engine`).
