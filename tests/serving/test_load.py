@@ -14,7 +14,7 @@ import torch
 from tests.processes import begin, command_line
 
 BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
-STREAMS, SECONDS = 20, 7
+STREAMS, SECONDS = 20, 6
 
 
 def test_a_service_under_load(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_service_under_load(tmp_path: Path) -> None:
     words = ["serve", f"{NAME}={tmp_path / 'model'}", "--config", str(tmp_path / "serve.yaml")]
     server = begin(command_line, words, tmp_path, said=log)
     try:
-        pool = make_pool(tmp_path / "model", 2 * len(KINDS), seed=1)
+        pool = make_pool(tmp_path / "model", len(KINDS), seed=1)
         port = wait_for_port(log, lambda: server.exitcode)
         assert server.pid is not None
         report = asyncio.run(drive(port, server.pid, pool, STREAMS, SECONDS, seed=1))
