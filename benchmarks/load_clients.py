@@ -17,6 +17,8 @@ from load_pool import CHAT, NAME, PLAIN, Answer, Entry
 
 LIMIT = 150
 """Seconds after which a request that has no end is a failure."""
+SLOW_SECONDS = 0.2
+"""Most that a slow reader waits before it reads on."""
 FAILURES = 50
 """Most failures that are told one by one."""
 
@@ -220,7 +222,8 @@ class Clients:
             heard.setdefault(choice["index"], Heard()).take(entry.path, choice)
         return self._right(entry, heard, started)
 
-    async def stream(self, rng: random.Random, delay: float = 0) -> str:
+    async def stream(self, rng: random.Random, slowly: int = 0) -> str:
+        """`slowly`: so many events are not read at once."""
         entry, started = rng.choice(self.pool), time.monotonic()
         heard: dict[int, Heard] = {}
         first = None
@@ -242,16 +245,17 @@ class Clients:
                     heard.setdefault(choice["index"], Heard()).take(entry.path, choice)
                     if first is None and choice.get("token_ids"):
                         first = time.monotonic() - started
-                if delay:
-                    await asyncio.sleep(delay * rng.random())
+                if slowly > 0:
+                    slowly -= 1
+                    await asyncio.sleep(SLOW_SECONDS * rng.random())
             if event != "data: [DONE]\n\n":
                 raise Wrong(f"the stream ends with {event[:200]!r}")
-        if first is not None and not delay:
+        if first is not None:
             self.tally.first_token.append(first)
         return self._right(entry, heard, started)
 
     async def slow_reader(self, rng: random.Random) -> str:
-        return await self.stream(rng, delay=0.1)
+        return await self.stream(rng, slowly=40)
 
     def _right(self, entry: Entry, heard: dict[int, Heard], started: float) -> str:
         compare(entry, heard)
@@ -309,7 +313,7 @@ class Clients:
             writer.write(encoded(CHAT, {**endless(rng), "stream": True, "logprobs": True, "top_logprobs": 20, "n": 2}))
             await answered(reader)
             writer.transport.pause_reading()  # type: ignore[attr-defined]
-            await asyncio.sleep(rng.uniform(2, 5) * self.patience)
+            await asyncio.sleep(rng.uniform(1.5, 3) * self.patience)
         return "gone"
 
     async def half_a_body(self, rng: random.Random) -> str:
