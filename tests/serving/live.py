@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from hanlin.inference import LanguageModel
+from hanlin.inference.scheduler import Load
 from hanlin.serving.api.server import Server
 from hanlin.serving.api.service import Service
 from hanlin.serving.keys import Keys
@@ -50,11 +51,12 @@ class Live:
             return client.post(path, json=body, **settings)
 
     def quiet(self, seconds: float = 10) -> bool:
-        """Whether nothing runs, waits or is held any more within some seconds."""
+        """Whether within some seconds nothing runs, waits or is held any more, and the cache holds no more than the
+        prompts that it keeps."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             busy = any(
-                version.holders or version.waiting or version.model.engine.load.running
+                version.holders or version.waiting or _busy(version.model.engine.load)
                 for version in self.service.models.in_memory()
                 if version.model is not None
             )
@@ -62,6 +64,10 @@ class Live:
                 return True
             time.sleep(0.02)
         return False
+
+
+def _busy(load: Load) -> bool:
+    return bool(load.running or load.waiting or load.used_blocks != load.kept_blocks)
 
 
 @contextlib.contextmanager

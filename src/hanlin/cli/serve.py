@@ -25,6 +25,9 @@ def serve(
     database: Annotated[str | None, typer.Option(help="Where keys and feedback are: a path or a URL.")] = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file of settings (docs/serving.md).")] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the chat page in the browser.")] = False,
+    supervised: Annotated[
+        bool, typer.Option("--supervised", help="Begin again whenever the service ends by itself (kill -9, memory).")
+    ] = False,
 ) -> None:
     """Serve models to people and programs.
 
@@ -33,9 +36,11 @@ def serve(
     import os
     import webbrowser
 
+    from hanlin.artifacts import UsageError
     from hanlin.cli.console import make_console
     from hanlin.serving.launch import launch
     from hanlin.serving.settings import load_settings, parse_model
+    from hanlin.serving.supervise import supervise
 
     console = make_console()
     flags = {
@@ -46,10 +51,18 @@ def serve(
         "database": database,
     }
     settings = load_settings(config, os.environ, flags)
+    first = True
+
+    def say(line: str) -> None:
+        console.print(line, markup=False)
 
     def started(address: str) -> None:
-        console.print(f"{address}  (API: {address}/v1; Ctrl-C stops)", markup=False)
-        if open_:
+        say(f"{address}  (API: {address}/v1; Ctrl-C stops)")
+        if open_ and first:
             webbrowser.open(address)
 
-    launch(settings, lambda line: console.print(line, markup=False), started)
+    if supervised:
+        if settings.port == 0:
+            raise UsageError("--supervised needs a port of its own: with port 0 clients would not find it again")
+        first = supervise(say)
+    launch(settings, say, started)

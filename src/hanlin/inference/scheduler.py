@@ -34,6 +34,8 @@ class Load:
     running: int = 0
     waiting: int = 0
     used_blocks: int = 0
+    kept_blocks: int = 0
+    """Of the used ones, those that hold prompts of finished requests: they are given up when they are wanted."""
     total_blocks: int = 0
     steps: int = 0
     prompt_tokens: int = 0
@@ -152,6 +154,7 @@ class Scheduler:
         load = self.load
         load.running, load.waiting = len(self.running), len(self.waiting)
         load.used_blocks = self.cache.used
+        load.kept_blocks = sum(self.cache.held[shelf] for shelf in self.shelves)
         return load
 
     # What a step reads ------------------------------------------------

@@ -67,7 +67,9 @@ def loader(settings: ServeSettings) -> Callable[[Path, str], LanguageModel]:
     # torch takes a second to import: not before the settings are known to be right.
     from hanlin.inference import load
 
-    return lambda directory, dtype: load(directory, dtype, max_batch=settings.max_batch)
+    return lambda directory, dtype: load(
+        directory, dtype, max_batch=settings.max_batch, cache_tokens=settings.cache_tokens
+    )
 
 
 def moderator(settings: ServeSettings) -> Moderator | None:

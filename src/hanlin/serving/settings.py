@@ -20,7 +20,7 @@ PREFIX = "HANLIN_SERVE_"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
 """Of a model or a version. `@` is left out: it stands between the two."""
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16", "int8", "int4"]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 
@@ -53,6 +53,9 @@ class ServeSettings(Settings):
     the user's own."""
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 64
     """Answers that one model generates at once."""
+    cache_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens whose keys and values one model keeps in memory; null: what half of the memory holds that is free at
+    the start."""
     queue: Annotated[int, Field(ge=0, le=100_000)] = 256
     """Answers of one model that may wait for their turn; what comes beyond is told to come back later (429)."""
     connections: Annotated[int, Field(ge=1, le=100_000)] = 1024

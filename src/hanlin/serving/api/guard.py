@@ -19,6 +19,8 @@ from hanlin.serving.settings import ServeSettings, is_loopback
 
 SINGLE = (b"authorization", b"content-type", b"content-length", b"host")
 """Headers that must not stand twice: whoever sits before the service may have read the other one."""
+HEAD_BYTES = 32 << 10
+"""Most bytes of a request's line and headers."""
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -99,6 +101,10 @@ class Guard:
         """Status, message and code where the request goes no further."""
         headers: Sequence[tuple[bytes, bytes]] = scope["headers"]
         names = [name for name, _ in headers]
+        # The parser bounds what has not come to its end yet; a head that comes in one piece is bounded here.
+        line = len(scope["raw_path"]) + len(scope["query_string"])
+        if line + sum(len(name) + len(value) + 4 for name, value in headers) > HEAD_BYTES:
+            return 431, f"The request's head has more than {HEAD_BYTES} bytes.", "head_too_large"
         for name in SINGLE:
             if names.count(name) > 1:
                 return 400, f"The header {name.decode()} stands twice.", "duplicate_header"

@@ -97,6 +97,7 @@ class _Engines(Collector):
                 ("num_requests_running", "Answers in the making."),
                 ("num_requests_waiting", "Answers that wait for their turn."),
                 ("kv_cache_usage_perc", "Share of the cache's blocks in use, 0 to 1."),
+                ("prefix_cache_usage_perc", "Share that holds prompts of finished requests only, 0 to 1."),
             )
         }
         counters = {
@@ -117,6 +118,7 @@ class _Engines(Collector):
             gauges["num_requests_running"].add_metric(label, load.running)
             gauges["num_requests_waiting"].add_metric(label, load.waiting)
             gauges["kv_cache_usage_perc"].add_metric(label, load.used_blocks / max(1, load.total_blocks))
+            gauges["prefix_cache_usage_perc"].add_metric(label, load.kept_blocks / max(1, load.total_blocks))
             counters["prompt_tokens"].add_metric(label, load.prompt_tokens)
             counters["generation_tokens"].add_metric(label, load.generated_tokens)
             counters["prefix_cache_queries"].add_metric(label, load.prefix_queries)

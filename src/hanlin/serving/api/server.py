@@ -18,12 +18,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hanlin.serving.api.app import create_app
 from hanlin.serving.api.errors import error_body
+from hanlin.serving.api.guard import HEAD_BYTES
 from hanlin.serving.api.service import Service
 from hanlin.serving.settings import ServeSettings
 
 log = logging.getLogger("hanlin.serving")
-HEAD_BYTES = 32 << 10
-"""Most bytes of a request's line and headers."""
 KEEP_ALIVE_SECONDS = 75
 """For a client to ask again on the same connection."""
 CLOSING_SECONDS = 2
