@@ -302,3 +302,16 @@ def test_what_the_engine_cannot_sample_is_refused() -> None:
         engine().generate([Request(prompt_ids=[1], logit_bias={268: 1.0})])
     with pytest.raises(UsageError, match="expand"):
         engine().generate([Request(prompt_ids=[1], n=3)])
+
+
+def test_steps_have_few_heights() -> None:
+    """For each height that it meets oneDNN keeps code: a server would grow with every other number of tokens."""
+    one, heights = Engine(small(), tokenizer(), max_batch=8), set[int]()
+    hook = one.model.embedding.register_forward_hook(lambda module, given, found: heights.add(given[0].shape[0]))
+    try:
+        given = prompts([*range(1, 124, 3)], seed=9)
+        for start in range(0, len(given), 4):
+            one.generate([Request(prompt_ids=prompt, max_new_tokens=2) for prompt in given[start : start + 4]])
+    finally:
+        hook.remove()
+    assert max(heights) > 200 and all(height <= 64 or height % 32 == 0 for height in heights), heights
