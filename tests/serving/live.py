@@ -76,7 +76,7 @@ def serving(
     keys: Keys | None = None,
     store: Database | None = None,
     models: list[ModelSettings] | None = None,
-    load: Callable[[Path, str], LanguageModel] | None = None,
+    load: Callable[[Path, ModelSettings], LanguageModel] | None = None,
     **settings: Any,
 ) -> Iterator[Live]:
     """A service with these settings on a free port."""

@@ -214,7 +214,7 @@ def test_load_is_not_on_the_event_loop(directory: Path) -> None:
 
     started, release = threading.Event(), threading.Event()
 
-    def slow(path: Path, dtype: str) -> Any:
+    def slow(path: Path, settings: ModelSettings) -> Any:
         started.set()
         release.wait(10)
         raise RuntimeError("enough")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import tokenizers
 
 from hanlin.artifacts import HanlinError, UsageError
+from hanlin.inference.adapters import LoraSet
 from hanlin.inference.precision import DTYPES, load_for_generation
 from hanlin.models import Transformer
 from hanlin.models.device import choose_device
+from hanlin.models.hub import WeightReader
 from hanlin.tokenization import Tokenizer
 from hanlin.tokenization.vocabulary import CONTROL_TOKENS, END_OF_TEXT
 
@@ -19,9 +22,18 @@ from hanlin.tokenization.vocabulary import CONTROL_TOKENS, END_OF_TEXT
 class Opened(NamedTuple):
     """A model that is ready to answer."""
 
+    directory: Path
     model: Transformer
     tokenizer: Tokenizer
     eos_ids: list[int] | None
+
+    def adapters(self, directories: Mapping[str, Path]) -> LoraSet:
+        """LoRA adapters for it, by name. Raises HanlinError for what is no adapter of this model."""
+        device = next(self.model.final_norm.parameters()).device
+        found = LoraSet(self.model.config, device, WeightReader(self.directory))
+        for name, path in directories.items():
+            found.load(name, path)
+        return found
 
 
 def open_directory(directory: Path | str, dtype: str, device: str, deterministic: bool) -> Opened:
@@ -45,7 +57,7 @@ def open_directory(directory: Path | str, dtype: str, device: str, deterministic
         raise HanlinError(f"{directory} holds no tokenizer.json: put the model's tokenizer beside its weights")
     tokenizer = Tokenizer.load(directory)
     model = load_for_generation(directory, dtype, place, deterministic)
-    return Opened(model, tokenizer, end_ids(directory))
+    return Opened(directory, model, tokenizer, end_ids(directory))
 
 
 def end_ids(directory: Path) -> list[int] | None:

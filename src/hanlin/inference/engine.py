@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -63,7 +63,7 @@ class Engine:
         deterministic: bool | None = None,
         frozen: bool = False,
         speculation: Literal["lookup"] | Transformer | None = None,
-        adapters: LoraSet | None = None,
+        adapters: LoraSet | Mapping[str, Path] | None = None,
     ) -> None:
         """`model`: a Hugging Face directory, which is read in `dtype` (float32, bfloat16, int8 or int4) on `device`
         (auto, cpu or cuda), with the tokenizer that lies there; or a model in memory, as it is, with its tokenizer.
@@ -75,14 +75,18 @@ class Engine:
         `deterministic` None: where it costs nothing. `frozen`: the weights do not change any more, so that what is
         known of a prompt stays true from call to call. `speculation`: tokens are guessed ahead, from what the prompt
         and the answer have said ("lookup") or by a smaller model of the same vocabulary; answers stay the same, and
-        come sooner where few are generated at once.
-        `adapters`: LoRA adapters that requests may choose. Raises HanlinError when the tokenizer has more tokens than
-        the model, for a draft with another vocabulary, and where `deterministic` is asked for and can't be had.
+        come sooner where few are generated at once. `adapters`: LoRA adapters that requests may choose, or (of a model
+        in a directory) those of these directories, by name.
+
+        Raises HanlinError when the tokenizer has more tokens than the model, for a draft with another vocabulary, and
+        where `deterministic` is asked for and can't be had.
         """
         if not isinstance(model, Transformer):
             opened = open_directory(model, dtype, device, deterministic is not False)
             model, tokenizer, frozen = opened.model, opened.tokenizer, True
             eos_ids = opened.eos_ids if eos_ids is None else eos_ids
+            if adapters is not None and not isinstance(adapters, LoraSet):
+                adapters = opened.adapters(adapters)
         assert tokenizer is not None, "a model in memory comes with its tokenizer"
         self.model, self.tokenizer = model, tokenizer
         self.max_batch, self.prefill_tokens, self.frozen = max_batch, prefill_tokens, frozen
@@ -100,6 +104,7 @@ class Engine:
             Draft.check(speculation, model)
         self.speculation = speculation
         self.constraints = ConstraintCompiler(tokenizer, size)
+        assert adapters is None or isinstance(adapters, LoraSet), "a model in memory takes a LoraSet"
         self.adapters = adapters
         self._step = Step(model, deterministic, adapters)
         self.deterministic = self._step.deterministic

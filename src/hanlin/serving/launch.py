@@ -12,9 +12,9 @@ from hanlin.artifacts import UsageError
 from hanlin.serving.api.server import Server
 from hanlin.serving.api.service import Service
 from hanlin.serving.keys import Keys
-from hanlin.serving.models import Models
+from hanlin.serving.models import Load, Models
 from hanlin.serving.moderation import Moderator, RuleModerator
-from hanlin.serving.settings import ServeSettings, is_loopback
+from hanlin.serving.settings import ModelSettings, ServeSettings, is_loopback
 from hanlin.serving.store import Database, default_url
 
 if TYPE_CHECKING:
@@ -62,14 +62,23 @@ async def _serve(
     await Server(service, started).serve()
 
 
-def loader(settings: ServeSettings) -> Callable[[Path, str], LanguageModel]:
+def loader(settings: ServeSettings) -> Load:
     """What reads a model into memory for this service."""
-    # torch takes a second to import: not before the settings are known to be right.
-    from hanlin.inference import load
 
-    return lambda directory, dtype: load(
-        directory, dtype, max_batch=settings.max_batch, cache_tokens=settings.cache_tokens
-    )
+    def read(directory: Path, model: ModelSettings) -> LanguageModel:
+        # torch takes a second to import: not before the settings are known to be right.
+        from hanlin.inference import load
+
+        return load(
+            directory,
+            model.dtype or settings.dtype,
+            max_batch=settings.max_batch,
+            cache_tokens=settings.cache_tokens,
+            adapters={name: Path(path) for name, path in model.adapters.items()},
+            speculation=model.speculation,
+        )
+
+    return read
 
 
 def moderator(settings: ServeSettings) -> Moderator | None:

@@ -30,7 +30,8 @@ log = logging.getLogger("hanlin.serving")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")
 State = Literal["loaded", "warm", "leaving", "unloaded"]
-Load = Callable[[Path, str], "LanguageModel"]
+Load = Callable[[Path, ModelSettings], "LanguageModel"]
+"""Reads the model in a directory into memory, with these settings (whose dtype is given)."""
 """(directory, dtype) -> a model that is ready to answer; blocks."""
 
 
@@ -41,7 +42,8 @@ class Version:
     name: str
     version: str
     directory: Path
-    dtype: Dtype
+    settings: ModelSettings
+    """With the dtype that it has."""
     weights: str
     """SHA-256 that tells these weights from all others (`weights_hash`)."""
     created: int
@@ -57,6 +59,10 @@ class Version:
     @property
     def id(self) -> str:
         return f"{self.name}@{self.version}"
+
+    @property
+    def dtype(self) -> str:
+        return self.settings.dtype or "float32"
 
     @property
     def fingerprint(self) -> str:
@@ -89,12 +95,13 @@ class Models:
     # ------------------------------------------------------------------ for requests
 
     def choose(self, model: str, sticky: str) -> Version:
-        """The version that answers to `name` or `name@version`.
+        """The version that answers to `name` or `name@version`, each perhaps with `+adapter`.
 
         With a canary, `sticky` (who asks, or what) decides, always alike, whether the plain name means it. Raises
         NoSuchModel.
         """
-        name, _, wanted = model.partition("@")
+        plain, _, adapter = model.partition("+")
+        name, _, wanted = plain.partition("@")
         entry = self._names.get(name)
         if entry is None:
             raise NoSuchModel(f"The model {model!r} does not exist: served are {', '.join(self.ids()) or 'none'}.")
@@ -106,6 +113,9 @@ class Models:
         if version is None or version.model is None or version.state == "leaving":
             ready = [one.version for one in entry.versions.values() if one.state in ("loaded", "warm")]
             raise NoSuchModel(f"The model {name} has no version {wanted!r} in memory; it has {', '.join(ready)}.")
+        if adapter and adapter not in version.settings.adapters:
+            known = ", ".join(version.settings.adapters) or "none"
+            raise NoSuchModel(f"The model {version.id} has no adapter {adapter!r}; it has {known}.")
         return version
 
     @contextlib.contextmanager
@@ -125,6 +135,7 @@ class Models:
         for name, entry in self._names.items():
             found.append(name)
             found += [one.id for one in entry.versions.values() if one.state in ("loaded", "warm")]
+            found += [f"{name}+{adapter}" for adapter in entry.versions[entry.current].settings.adapters]
         return found
 
     def in_memory(self) -> list[Version]:
@@ -132,7 +143,7 @@ class Models:
 
     def exactly(self, name: str) -> Version:
         """What one of `ids` means, canaries aside."""
-        plain, _, version = name.partition("@")
+        plain, _, version = name.partition("+")[0].partition("@")
         entry = self._names[plain]
         return entry.versions[version or entry.current]
 
@@ -156,7 +167,8 @@ class Models:
             there = entry.versions.get(settings.version)
             if there is not None and there.state != "unloaded":
                 raise UsageError(f"{there.id} is in memory already: unload it first, or give another version")
-            version = await self._read(name, settings.version, directory, settings.dtype or self._dtype)
+            settings = settings.model_copy(update={"dtype": settings.dtype or self._dtype})
+            version = await self._read(name, directory, settings)
             entry.versions[settings.version] = version
             entry.current = entry.current or settings.version
             self._names[name] = entry
@@ -203,7 +215,7 @@ class Models:
         async with self._changing:
             old = entry.versions[entry.previous]
             if old.model is None:
-                again = await self._read(name, old.version, old.directory, old.dtype)
+                again = await self._read(name, old.directory, old.settings)
                 if again.weights != old.weights:
                     _close(again)
                     raise HanlinError(f"{old.directory} holds other weights than {old.id} had: load them as a version")
@@ -264,12 +276,12 @@ class Models:
 
     # ------------------------------------------------------------------
 
-    async def _read(self, name: str, version: str, directory: Path, dtype: Dtype) -> Version:
+    async def _read(self, name: str, directory: Path, settings: ModelSettings) -> Version:
         started = time.monotonic()
         weights = await asyncio.to_thread(weights_hash, directory)
-        model = await asyncio.to_thread(self._load, directory, dtype)
-        log.info("%s@%s loaded in %.1f s from %s", name, version, time.monotonic() - started, directory)
-        return Version(name, version, directory, dtype, weights, int(time.time()), model)
+        model = await asyncio.to_thread(self._load, directory, settings)
+        log.info("%s@%s loaded in %.1f s from %s", name, settings.version, time.monotonic() - started, directory)
+        return Version(name, settings.version, directory, settings, weights, int(time.time()), model)
 
     def _entry(self, name: str) -> _Name:
         if name not in self._names:

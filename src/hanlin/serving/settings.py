@@ -35,6 +35,11 @@ class ModelSettings(Settings):
     """Label of these weights: `name@version` asks for them and no others."""
     dtype: Dtype | None = None
     """Precision of weights and computation; null: that of the service."""
+    adapters: dict[Name, str] = Field(default_factory=dict[Name, str])
+    """LoRA adapters of this model (directories in peft's format): `name+adapter` answers with one."""
+    speculation: Literal["lookup"] | None = None
+    """`lookup`: tokens are guessed from what prompt and answer have said, and checked; answers are the same, and come
+    sooner where they repeat what was given."""
 
 
 class ServeSettings(Settings):

@@ -39,7 +39,8 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     constraint, param = _constraint(body)
     count = body.n or 1
     check_sequences(count, service.settings)
-    version = service.version(body.model, sticky_of(request, body.user, body))
+    scored = "prompt_logprobs" if body.prompt_logprobs is not None else ""
+    version = service.version(body.model, sticky_of(request, body.user, body), scored)
     ticket = service.admit(version, count, entry_of(request))
     answer = await or_close(ticket, _prepare(body, ticket, key_of(request), constraint, param))
     if body.stream:
@@ -153,7 +154,7 @@ class ChatAnswer:
     def __init__(self, body: ChatRequest, ticket: Ticket, requests: list[EngineRequest], tools: list[str]) -> None:
         self._body, self._ticket, self._requests = body, ticket, requests
         self._vocabulary = Vocabulary(ticket.model.tokenizer)
-        self._envelope = envelope.Envelope("chatcmpl", ticket.version)
+        self._envelope = envelope.Envelope("chatcmpl", ticket.version, body.model)
         self._envelope.prompt_tokens = len(requests[0].prompt_ids)
         self._choices = [_Choice(tools) for _ in requests]
 

@@ -48,7 +48,9 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     prompts = _prompts(body.prompt)
     count = len(prompts) * (body.best_of or body.n or 1)
     check_sequences(count, service.settings)
-    version = service.version(body.model, sticky_of(request, body.user, body))
+    scored = "prompt_logprobs" if body.prompt_logprobs is not None else "echo with logprobs"
+    scored = scored if body.prompt_logprobs is not None or (body.echo and body.logprobs is not None) else ""
+    version = service.version(body.model, sticky_of(request, body.user, body), scored)
     ticket = service.admit(version, count, entry_of(request))
     answer = await or_close(ticket, _prepare(body, prompts, ticket, key_of(request)))
     if body.stream:
@@ -130,7 +132,7 @@ class TextAnswer:
         self._body, self._ticket, self._prompts = body, ticket, prompts
         self._requests = [request for prompt in prompts for request in prompt.requests]
         self._vocabulary = Vocabulary(ticket.model.tokenizer)
-        self._envelope = envelope.Envelope("cmpl", ticket.version)
+        self._envelope = envelope.Envelope("cmpl", ticket.version, body.model)
         self._envelope.prompt_tokens = sum(len(prompt.requests[0].prompt_ids) for prompt in prompts)
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any]]:

@@ -28,7 +28,7 @@ BATCH_TOKENS = 4096
 async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
     """A vector of length 1 for each text."""
     service = service_of(request)
-    version = service.version(body.model, sticky_of(request, body.user, body))
+    version = service.version(body.model, sticky_of(request, body.user, body), "an embedding")
     ticket = service.admit(version, 1, entry_of(request))
     try:
         return JSONResponse(await unless_gone(request.receive, _embedded(body, ticket, key_of(request))))

@@ -12,9 +12,11 @@ from hanlin.serving.models import Version
 class Envelope:
     """Identity of one answer, and the count of its tokens."""
 
-    def __init__(self, prefix: str, version: Version) -> None:
+    def __init__(self, prefix: str, version: Version, model: str) -> None:
+        """`model` as it was asked for: it may name an adapter."""
         self.id = f"{prefix}-{secrets.token_hex(12)}"
-        self._version, self._created = version, int(time.time())
+        _, plus, adapter = model.partition("+")
+        self._version, self._created, self._model = version, int(time.time()), version.id + plus + adapter
         self.prompt_tokens = self.completion_tokens = 0
 
     def wrap(self, kind: str, **rest: Any) -> dict[str, Any]:
@@ -22,7 +24,7 @@ class Envelope:
             "id": self.id,
             "object": kind,
             "created": self._created,
-            "model": self._version.id,
+            "model": self._model,
             "system_fingerprint": self._version.fingerprint,
             **rest,
         }

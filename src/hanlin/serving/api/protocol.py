@@ -214,7 +214,7 @@ class Sampling(Strict):
     """What chat and plain completions have in common."""
 
     model: ModelName
-    """A name of /v1/models; `name@version` asks for these weights."""
+    """A name of /v1/models; `name@version` asks for these weights, `+adapter` after it for a LoRA adapter of theirs."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """0 takes the likeliest token; null: 1."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None

@@ -28,6 +28,7 @@ def settings_of(body: Sampling, vocabulary_size: int, key: ApiKey | None) -> dic
         "stop": tuple(body.stops),
         "ignore_eos": body.ignore_eos,
         "cache_salt": "" if key is None else key.prefix,
+        "adapter": body.model.partition("+")[2],
     }
     for name in ("top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
         value = getattr(body, name)

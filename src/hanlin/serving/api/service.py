@@ -64,7 +64,16 @@ class Service:
         """One pass over texts outside the engine at a time"""
         self.pulse = Pulse(self.models, self.preparation, self.settings.stall_seconds)
 
-    def version(self, model: str, sticky: str) -> Version:
+    def version(self, model: str, sticky: str, adapters: str = "") -> Version:
+        """The version that answers. Raises ApiError (404), and for a model with an adapter where `adapters` says what
+        does not use them (400)."""
+        if adapters and "+" in model:
+            raise ApiError(
+                400,
+                f"{model} names an adapter, which {adapters} does not use: ask the model without it.",
+                param="model",
+                code="unsupported",
+            )
         try:
             return self.models.choose(model, sticky)
         except NoSuchModel as error:
