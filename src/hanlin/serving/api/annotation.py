@@ -41,6 +41,12 @@ def _name(request: Request, annotator: str) -> str:
     return name
 
 
+@router.get("/v1/annotation/projects", responses=replies.of(dict[str, Any]))
+async def projects(request: Request) -> JSONResponse:
+    """The names of the projects that there are."""
+    return JSONResponse({"projects": await asyncio.to_thread(_annotation(request).projects)})
+
+
 @router.get("/v1/annotation/next", responses=replies.of(dict[str, Any]))
 async def next_task(project: Line, annotator: Line, request: Request) -> Response:
     """The next task for an annotator; 204 when there is none."""
