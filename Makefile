@@ -1,6 +1,6 @@
 # make demo   a miniature world, a tokenizer, a model trained from scratch, fine-tuned, examined; ends with a line to talk to it
 # make test   every test
-# make oracle the exam beside lm-eval's, adapters beside peft's, GGUF beside llama.cpp's (a large install)
+# make oracle the exam beside lm-eval's, adapters beside peft's, GGUF beside llama.cpp, litellm as a client (a large install)
 # make lint   formatting, types, and the order of the rooms
 # make lock   the exact versions, anew
 .PHONY: demo test oracle lint lock clean
@@ -16,7 +16,7 @@ test: $(VENV)/.installed-dev
 
 oracle: $(VENV)/.installed-dev
 	$(PIP) install -c requirements.lock -e '.[oracle]'
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q tests/evaluation/test_lm_eval.py tests/models/test_lora.py tests/training/test_lora.py tests/serving/test_gguf.py
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q tests/evaluation/test_lm_eval.py tests/models/test_lora.py tests/training/test_lora.py tests/serving/test_gguf.py tests/serving/test_clients.py
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check src tests benchmarks

@@ -48,5 +48,8 @@ def test_150_megabytes_more_take_no_more_memory(tmp_path: Path, form: str) -> No
     small_kept, small = peak(write(tmp_path / f"small.{form}", 12_000), tmp_path / "1")
     large_kept, large = peak(write(tmp_path / f"large.{form}", 28_000), tmp_path / "2")
     assert (small_kept, large_kept) == (12_000, 28_000)
+    if large - small >= 25:
+        # Beside other work a queue fills that otherwise does not; what grows with the input grows every time.
+        large = min(large, peak(tmp_path / f"large.{form}", tmp_path / "3")[1])
     # Both have filled all that is filled but once (row groups, what allocators keep): the difference is growth.
     assert large - small < 25, (small, large)
