@@ -35,7 +35,7 @@ def peak(source: Path, workdir: Path) -> tuple[int, int]:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 @pytest.mark.parametrize("form", ["jsonl", pytest.param("json.gz", marks=pytest.mark.slow)])
-def test_150_megabytes_more_take_no_more_memory(tmp_path: Path, form: str) -> None:
+def test_300_megabytes_more_take_no_more_memory(tmp_path: Path, form: str) -> None:
     def write(path: Path, count: int) -> Path:
         texts = (f"{number} " + "The river was wide and slow. " * 330 for number in range(count))
         rows = (json.dumps({"text": text, "language": "en"}) for text in texts)
@@ -46,10 +46,7 @@ def test_150_megabytes_more_take_no_more_memory(tmp_path: Path, form: str) -> No
         return path
 
     small_kept, small = peak(write(tmp_path / f"small.{form}", 12_000), tmp_path / "1")
-    large_kept, large = peak(write(tmp_path / f"large.{form}", 28_000), tmp_path / "2")
-    assert (small_kept, large_kept) == (12_000, 28_000)
-    if large - small >= 25:
-        # Beside other work a queue fills that otherwise does not; what grows with the input grows every time.
-        large = min(large, peak(tmp_path / f"large.{form}", tmp_path / "3")[1])
-    # Both have filled all that is filled but once (row groups, what allocators keep): the difference is growth.
-    assert large - small < 25, (small, large)
+    large_kept, large = peak(write(tmp_path / f"large.{form}", 44_000), tmp_path / "2")
+    assert (small_kept, large_kept) == (12_000, 44_000)
+    # Both have filled all that is filled but once (row groups, what allocators keep); runs differ by 15.
+    assert large - small < 40, (small, large)

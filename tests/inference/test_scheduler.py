@@ -405,6 +405,51 @@ def test_a_step_that_fails_is_told_and_the_next_request_answered(monkeypatch: py
         one.close()
 
 
+def test_a_closed_engine_says_so_to_those_who_wait() -> None:
+    one = made()
+
+    async def ask() -> None:
+        stream = one.stream(asked([20], new=900)[0])
+        await anext(stream)
+        await asyncio.to_thread(one.close)
+        with pytest.raises(HanlinError, match="closed"):
+            while True:
+                await anext(stream)
+
+    asyncio.run(asyncio.wait_for(ask(), 20))
+
+
+def test_an_order_that_fails_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, requests = made(), asked([20, 30], new=5)
+    alone = lone(requests)
+    make, calls = one._make_scheduler, [0]
+
+    def once() -> Scheduler:
+        calls[0] += 1
+        if calls[0] == 1:
+            raise MemoryError("no addresses")
+        return make()
+
+    monkeypatch.setattr(one, "_make_scheduler", once)
+
+    async def ask(request: Request) -> Completion | None:
+        return [piece async for piece in one.stream(request)][-1].completion
+
+    async def both() -> list[Any]:
+        asking = asyncio.gather(*map(ask, requests), return_exceptions=True)
+        return await asyncio.wait_for(asking, 20)
+
+    try:
+        found = asyncio.run(both())
+        assert sum(isinstance(answer, MemoryError) for answer in found) >= 1
+        for answer, expected in zip(found, alone):
+            if not isinstance(answer, MemoryError):
+                same([answer], [expected])
+        same([asyncio.run(ask(request)) for request in requests], alone)
+    finally:
+        one.close()
+
+
 def test_what_changed_weights_had_read_is_not_used() -> None:
     import copy
 

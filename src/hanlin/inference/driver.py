@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable
 
+from hanlin.artifacts import HanlinError
 from hanlin.inference.scheduler import Load, Scheduler
 from hanlin.inference.sequence import Sequence
 
@@ -59,7 +60,7 @@ class Driver:
         return Load() if scheduler is None else scheduler.state()
 
     def close(self) -> None:
-        """Stop the thread; what runs is left unanswered."""
+        """Stop the thread; whoever waits for an answer gets a HanlinError."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -86,20 +87,24 @@ class Driver:
                 while not (self._orders or self._busy() or self._closed):
                     self._changed.wait()
                 if self._closed:
-                    return
+                    break
                 orders, self._orders = self._orders, []
-            try:
-                for order in orders:
-                    order()
-                advanced = self._scheduler.step() if self._scheduler is not None and self._scheduler.busy else []
-            except Exception as error:
-                self._fail(error)
-                advanced = []
-            for sequence in advanced:
-                self._hear(sequence)
+            for work in (*orders, self._step):
+                try:
+                    work()
+                except Exception as error:
+                    self._fail(error)
             self._send()
             if not self._keep and not self._busy():
                 self._scheduler = None
+
+        self._fail(HanlinError("the engine was closed before it had answered"))
+        self._send()
+
+    def _step(self) -> None:
+        if self._scheduler is not None and self._scheduler.busy:
+            for sequence in self._scheduler.step():
+                self._hear(sequence)
 
     def _hear(self, sequence: Sequence) -> None:
         listener = self._listeners.get(sequence)

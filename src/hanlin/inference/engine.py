@@ -79,7 +79,7 @@ class Engine:
         in a directory) those of these directories, by name.
 
         Raises HanlinError when the tokenizer has more tokens than the model, for a draft with another vocabulary, and
-        where `deterministic` is asked for and can't be had.
+        where `deterministic` is asked for and can't be had; UsageError for a model in memory without its tokenizer.
         """
         if not isinstance(model, Transformer):
             opened = open_directory(model, dtype, device, deterministic is not False)
@@ -87,7 +87,8 @@ class Engine:
             eos_ids = opened.eos_ids if eos_ids is None else eos_ids
             if adapters is not None and not isinstance(adapters, LoraSet):
                 adapters = opened.adapters(adapters)
-        assert tokenizer is not None, "a model in memory comes with its tokenizer"
+        if tokenizer is None:
+            raise UsageError("no tokenizer is given: a model in memory comes with its own")
         self.model, self.tokenizer = model, tokenizer
         self.max_batch, self.prefill_tokens, self.frozen = max_batch, prefill_tokens, frozen
         size = model.config.vocabulary_size
@@ -104,7 +105,8 @@ class Engine:
             Draft.check(speculation, model)
         self.speculation = speculation
         self.constraints = ConstraintCompiler(tokenizer, size)
-        assert adapters is None or isinstance(adapters, LoraSet), "a model in memory takes a LoraSet"
+        if not (adapters is None or isinstance(adapters, LoraSet)):
+            raise UsageError("adapters are directories: a model in memory takes a LoraSet")
         self.adapters = adapters
         self._step = Step(model, deterministic, adapters)
         self.deterministic = self._step.deterministic
@@ -120,8 +122,9 @@ class Engine:
     ) -> list[Completion]:
         """Answers in the order of the requests. `on_finish` is called as each is done (for a progress bar).
 
-        Raises HanlinError for a prompt that leaves no room in the model's context, and for token ids it does not have;
-        UsageError for `logprobs` with `beams` above 1.
+        Raises HanlinError for a prompt that leaves no room in the model's context or the cache, and for token ids or an
+        adapter that it does not have; UsageError for a constraint that can't be kept, and for settings that exclude
+        each other (`logprobs` with `beams` above 1, say).
         """
         sequences = [self._sequence(request) for request in requests]
         answers: dict[int, Completion] = {}

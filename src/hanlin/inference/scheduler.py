@@ -20,7 +20,8 @@ from hanlin.inference.plan import Piece
 from hanlin.inference.prefixes import TILE, Prefixes
 from hanlin.inference.sampling import Choice, choose
 from hanlin.inference.sequence import Sequence
-from hanlin.inference.speculation import MOST_AHEAD, MOST_ROWS, Guesser, can_guess, join_rows, states_ahead
+from hanlin.inference.shelves import Shelves
+from hanlin.inference.speculation import MOST_AHEAD, MOST_ROWS, Guesser, can_guess, states_ahead
 from hanlin.inference.step import Step
 
 CHUNK = 256
@@ -76,8 +77,8 @@ class Scheduler:
         self.step_of, self.max_batch = step, max_batch
         self.prefill_tokens = max(prefill_tokens // TILE * TILE, TILE)
         self.cache = KVCache(step.config, max_batch + shelves, blocks, step.dtype, step.device)
-        self.shelves = range(max_batch, max_batch + shelves)
         self.prefixes = Prefixes()
+        self.shelves = Shelves(range(max_batch, max_batch + shelves), self.cache, self.prefixes)
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         """Both in order of rank."""
@@ -125,7 +126,9 @@ class Scheduler:
             return []
         rows = [turn.row + place for turn in turns for place in range(1 + len(turn.guesses))]
         states = [state for turn in turns for state in states_ahead(turn.sequence.sampling, len(turn.guesses))]
-        choice = choose(join_rows(logits, rows), states)
+        if rows != list(range(logits.shape[0])):
+            logits = logits[torch.tensor(rows, device=logits.device)]
+        choice = choose(logits, states)
         first = 0
         for turn in turns:
             self._append(turn, choice, first)
@@ -154,7 +157,7 @@ class Scheduler:
         load = self.load
         load.running, load.waiting = len(self.running), len(self.waiting)
         load.used_blocks = self.cache.used
-        load.kept_blocks = sum(self.cache.held[shelf] for shelf in self.shelves)
+        load.kept_blocks = self.shelves.blocks
         return load
 
     # What a step reads ------------------------------------------------
@@ -247,7 +250,7 @@ class Scheduler:
             missing = blocks_of(sequence.read + 1) - self.cache.held[sequence.slot]
             if missing <= 0:
                 continue
-            while not self._free_blocks(missing) and sequence.slot >= 0:
+            while not self.shelves.make_free(missing) and sequence.slot >= 0:
                 self._preempt(self.running[-1])
             if sequence.slot >= 0:
                 self.cache.hold(sequence.slot, sequence.read + 1)
@@ -257,21 +260,19 @@ class Scheduler:
         unread = sum(len(s.prompt) - s.read for s in self.running if s.reading and s.leader is None)
         while self.waiting and unread < self._budget():
             candidate = self.waiting[0]
-            # What runs may want a block each, soon: whoever joins must not be put out again at once.
-            spare = len(self.running)
-            while not (self._free and self._free_blocks(candidate.blocks + spare)):
-                if not self.running or self.running[-1].request.priority <= candidate.request.priority:
-                    break
+            while not self._has_room(candidate):
+                # It would fit if it were alone, so something runs.
+                if self.running[-1].request.priority <= candidate.request.priority:
+                    return
                 self._preempt(self.running[-1])
-                spare = len(self.running)
-            if not self._free or (self.running and not self._free_blocks(candidate.blocks + spare)):
-                return
-            if not self._free_blocks(candidate.blocks):
-                return
-            self.waiting.remove(candidate)
+            self.waiting.pop(0)
             self._start(candidate)
             if candidate.reading and candidate.leader is None:
                 unread += len(candidate.prompt) - candidate.read
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        # What runs may want a block each, soon: whoever joins must not be put out again at once.
+        return bool(self._free) and self.shelves.make_free(sequence.blocks + len(self.running))
 
     def _start(self, sequence: Sequence) -> None:
         sequence.slot = self._free.pop(0)
@@ -350,55 +351,8 @@ class Scheduler:
         if sequence.finish_reason == "error":
             self.cache.clear(sequence.slot)
         else:
-            self._shelve(sequence)
+            self.shelves.keep(sequence.slot, sequence.chain)
         self._leave(sequence)
-
-    # What is kept of finished prompts ---------------------------------
-
-    def _shelve(self, sequence: Sequence) -> None:
-        """Keep the prompt's tiles for those that begin alike: in a shelf that holds a beginning of them, in an empty
-        one, or in the one used longest ago. Nothing is kept where running sequences have all the memory."""
-        chain = sequence.chain
-        if not chain or not self.shelves:
-            return
-        shelf = max(self.shelves, key=lambda one: self._fit(one, chain))
-        if self.prefixes.tiles(shelf) >= len(chain) and self._fit(shelf, chain) > 0:
-            self.prefixes.touch(shelf)
-            return
-        if self._fit(shelf, chain) < 0:
-            oldest = self.prefixes.oldest(self.shelves)
-            assert oldest is not None
-            shelf = oldest
-            self._clear_shelf(shelf)
-        have, length = self.prefixes.tiles(shelf) * TILE, len(chain) * TILE
-        self.prefixes.touch(shelf)
-        # The sequence's own are about to be free.
-        needed = blocks_of(length) - self.cache.held[shelf] - self.cache.held[sequence.slot]
-        if not self._free_blocks(needed, keep=shelf):
-            return
-        self.cache.hold(shelf, length)
-        self.cache.copy(sequence.slot, shelf, length, have)
-        self.prefixes.note(shelf, chain)
-
-    def _fit(self, shelf: int, chain: list[bytes]) -> int:
-        """How much of `chain` a shelf holds, where it holds nothing else (0: empty; -1: it holds other things)."""
-        held = self.prefixes.tiles(shelf)
-        if held <= len(chain):
-            return held if self.prefixes.begins(shelf, chain) else -1
-        return len(chain) if self.prefixes.covers(shelf, chain) else -1
-
-    def _clear_shelf(self, shelf: int) -> None:
-        self.prefixes.forget(shelf)
-        self.cache.release(shelf)
-
-    def _free_blocks(self, count: int, keep: int | None = None) -> bool:
-        """Whether `count` blocks are free, once shelves are cleared as far as that helps (not `keep`)."""
-        while self.cache.free < count:
-            oldest = self.prefixes.oldest([shelf for shelf in self.shelves if shelf != keep])
-            if oldest is None:
-                return False
-            self._clear_shelf(oldest)
-        return True
 
 
 def _common(one: list[bytes], other: list[bytes]) -> int:

@@ -13,8 +13,6 @@ from collections.abc import Sequence as Many
 from dataclasses import replace
 from typing import Protocol
 
-import torch
-
 from hanlin.artifacts import HanlinError
 from hanlin.inference.cache import KVCache
 from hanlin.inference.plan import Piece
@@ -159,10 +157,3 @@ def _common(one: Many[int], other: Many[int]) -> int:
         if a != b:
             return place
     return min(len(one), len(other))
-
-
-def join_rows(logits: torch.Tensor, rows: Many[int]) -> torch.Tensor:
-    """The rows in this order; the tensor itself where it is so already."""
-    if list(rows) == list(range(logits.shape[0])):
-        return logits
-    return logits[torch.tensor(rows, device=logits.device)]

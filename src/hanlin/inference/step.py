@@ -150,7 +150,7 @@ class Step:
             turn = rotation(cos[:, 0], sin[:, 0]) if product else (cos, sin)
         calls = [self._call(run, positions) for run in plan.runs]
         store = _Store(plan, positions, cache)
-        answers = self._answers(plan, rows)
+        answers = self._answers(plan)
         beside = self._beside(plan.adapters + [None] * filled)
         for number, layer in enumerate(self.layers):
             name = f"blocks.{number}."
@@ -187,11 +187,11 @@ class Step:
 
         return adapted
 
-    def _answers(self, plan: Plan, rows: int) -> Tensor | None:
+    def _answers(self, plan: Plan) -> Tensor | None:
         """The rows that the last layer goes on with; None: all, in their order."""
         if plan.answers == list(range(len(plan.tokens))):
             return None
-        places = plan.answers + [0] * max(0, self.least - len(plan.answers), 1 - len(plan.answers))
+        places = plan.answers + [0] * max(0, self.least - len(plan.answers))
         return torch.tensor(places, device=self.device)
 
     def _call(self, run: Run, positions: Tensor) -> _Call:
