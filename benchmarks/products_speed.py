@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hanlin.inference import quantised
-from hanlin.inference.native import compiled
+from hanlin.inference.native import compiled, multiplies
 from hanlin.inference.precision import _has_half_product
-from hanlin.inference.products import HalfLinear, PackedLinear, can_pack
+from hanlin.inference.products import DenseLinear, HalfLinear, PackedLinear, can_pack
 from hanlin.inference.quantised import CodedLinear
 from hanlin.models.quantised import Bits, dequantise
 from hanlin.models.quantised import quantise as codes_of
@@ -74,12 +74,18 @@ def forms() -> dict[str, Form]:
                 lambda weight, dtype=dtype: PackedLinear(weight, None, dtype).product,
                 lambda weight, dtype=dtype: weight.to(dtype).double(),
             )
+        if multiplies(dtype):
+            found[f"{str(dtype).removeprefix('torch.')} dense.c"] = (
+                dtype.itemsize,
+                lambda weight, dtype=dtype: DenseLinear(weight.to(dtype), None).product,
+                lambda weight, dtype=dtype: weight.to(dtype).double(),
+            )
     if _has_half_product():
         found["float16 FBGEMM"] = 2, lambda weight: HalfLinear(weight, None).product, lambda w: w.half().double()
     for native in (True, False):
         if native and compiled() is None:
             continue
-        where = "products.c" if native else "torch"
+        where = "coded.c" if native else "torch"
         found[f"int8 {where}"] = coded(8, 64, native)
         for group in (32, 64, 128):
             if native or group == 64:

@@ -77,7 +77,7 @@ def test_frozen_weights_are_alike_without_being_asked(dtype: str) -> None:
 
 
 def test_what_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step, "attention_is_alike", lambda *_: False)
+    monkeypatch.setattr(step, "activations_are_alike", lambda *_: False)
     with pytest.raises(HanlinError, match="deterministic"):
         Engine(roomy(), tokenizer(), deterministic=True)
     assert not Engine(roomy(), tokenizer()).deterministic
@@ -114,7 +114,7 @@ def test_a_plan_covers_every_token_once() -> None:
                 pieces.append(Piece(slot, TILE * chance.randint(0, 4), [slot] * count, True, chance.random() < 0.5))
         plan = Plan(pieces)
         covered: list[int] = []
-        for run in plan.runs:
+        for run in [*plan.decode_runs(), *plan.prompt_runs()]:
             assert len(run.sources) == run.rows * run.queries
             for place in run.places:
                 source, row = run.sources[place], place // run.queries

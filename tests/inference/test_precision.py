@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from hanlin.artifacts import UsageError
-from hanlin.inference import Engine, Request, precision
-from hanlin.inference.native import multiplies_bfloat16
+from hanlin.inference import Engine, Request, native, precision, quantised, rows
+from hanlin.inference.native import multiplies
 from hanlin.inference.precision import FrozenTransformer, fits_half, for_generation, layer_maker, load_for_generation
-from hanlin.inference.products import BfloatLinear, FrozenLinear, HalfLinear, PackedLinear
+from hanlin.inference.products import DenseLinear, FrozenLinear, HalfLinear, PackedLinear
 from hanlin.models import Transformer
 from hanlin.models.hub import load_model, save_model
 from tests.inference.models import FAMILIES, prompts, small, tokenizer
@@ -58,8 +58,36 @@ def test_engine_with_half_weights(family: str, emulated: None) -> None:
 def test_engine_with_packed_weights(family: str) -> None:
     """Scores are those of the trainer's forward to 1e-5."""
     packed = for_generation(copy.deepcopy(small(family)))
-    assert isinstance(packed, FrozenTransformer) and isinstance(packed.output, PackedLinear)
+    assert isinstance(packed, FrozenTransformer)
+    assert isinstance(packed.output, DenseLinear if multiplies(torch.float32) else PackedLinear)
     check_scores(packed, copy.deepcopy(small(family)).double(), 1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.15)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_engine_without_a_compiler(family: str, dtype: str, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (native, quantised, rows):
+        monkeypatch.setattr(module, "compiled", lambda: None)
+    model = for_generation(copy.deepcopy(small(family)), dtype)
+    assert not any(isinstance(getattr(module, "product", None), native.Product) for module in model.modules())
+    check_scores(model, rounded(family) if dtype == "bfloat16" else copy.deepcopy(small(family)).double(), tolerance)
+
+
+@pytest.mark.skipif(native.compiled() is None, reason="there is no C compiler")
+@pytest.mark.parametrize("dtype", precision.DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_at_once_are_blocks_one_by_one(family: str, dtype: str) -> None:
+    one = Engine(for_generation(copy.deepcopy(small(family)), dtype), tokenizer(), eos_ids=[])
+    frozen = [layer for layer in one.model.blocks.modules() if isinstance(layer, FrozenLinear)]
+    compiled = all(isinstance(layer.product, native.Product) for layer in frozen)
+    assert (one._step.blocks is not None) == (compiled and family != "gpt2")
+    if one._step.blocks is None:
+        pytest.skip("not all of its parts are there in C")
+    given = [Request(prompt_ids=p, max_new_tokens=12, seed=3) for p in prompts([5, 17, 9, 100], seed=3)]
+    at_once = one.generate(given)
+    one._step.blocks = None
+    for answer, other in zip(one.generate(given), at_once):
+        assert (answer.ids, answer.logprobs) == (other.ids, other.logprobs)
 
 
 def check_scores(model: Transformer, exact: torch.nn.Module, tolerance: float) -> None:
@@ -98,7 +126,7 @@ def test_bfloat16_is_multiplied_as_the_processor_does_it_best(hardware: bool, mo
     monkeypatch.setattr(precision, "computes_bfloat16", lambda device: hardware)
     made = half_precision("llama")
     if hardware or precision._has_half_product():
-        best = BfloatLinear if multiplies_bfloat16() else PackedLinear
+        best = DenseLinear if multiplies(torch.bfloat16) else PackedLinear
         assert isinstance(made, FrozenTransformer) and type(made.output) is (best if hardware else HalfLinear)
     double = copy.deepcopy(small()).double()
     assert for_generation(double) is double

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from hanlin.inference import products
-from hanlin.inference.native import multiplies_bfloat16
-from hanlin.inference.products import BfloatLinear, PackedLinear, least_alike
+from hanlin.inference.native import multiplies
+from hanlin.inference.products import DenseLinear, PackedLinear, least_alike
 
 SHAPES = [(48, 104), (192, 64), (300, 7), (1100, 40)]
 HEIGHTS = (1, 2, 3, 4, 7, 8, 9, 15, 16, 31, 64)
@@ -36,14 +36,16 @@ def test_packed_float32(inputs: int, outputs: int, bias: bool) -> None:
     whole_and_parts(layer, inputs)
 
 
-@pytest.mark.skipif(not multiplies_bfloat16(), reason="needs avx512_bf16 and a compiler that knows it")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("inputs", "outputs"), [*SHAPES, (7, 5), (1, 1)])
-def test_compiled_bfloat16(inputs: int, outputs: int, bias: bool) -> None:
-    weight, extra = torch.randn(outputs, inputs).bfloat16(), torch.randn(outputs).bfloat16() if bias else None
-    layer = BfloatLinear(weight, extra)
+def test_compiled(inputs: int, outputs: int, bias: bool, dtype: torch.dtype) -> None:
+    if not multiplies(dtype):
+        pytest.skip("this processor, or its compiler, has no such instructions")
+    weight, extra = torch.randn(outputs, inputs).to(dtype), torch.randn(outputs).to(dtype) if bias else None
+    layer = DenseLinear(weight, extra)
     x = torch.randn(2, 39, inputs)
-    rounded = x.bfloat16().double()
+    rounded = x.to(dtype).double()
     exact = F.linear(rounded, weight.double(), None if extra is None else extra.double())
     assert (layer(x) - exact).abs().max() <= 1e-6 * F.linear(rounded.abs(), weight.double().abs()).max() + 1e-6
     assert layer(x[:0]).shape == (0, 39, outputs)
@@ -51,6 +53,8 @@ def test_compiled_bfloat16(inputs: int, outputs: int, bias: bool) -> None:
     whole_and_parts(layer, inputs)
     x[1, 3] = float("nan")
     assert torch.equal(layer(x).isnan().any(-1), x.isnan().any(-1))
+    x[1, 3] = float("inf")
+    assert torch.equal(layer(x).isfinite().all(-1), x.isfinite().all(-1))
 
 
 def test_without_packing_rows_are_filled_up(monkeypatch: pytest.MonkeyPatch) -> None:

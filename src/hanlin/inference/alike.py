@@ -51,11 +51,14 @@ def filled_heads(group: int) -> int:
     return -(-group // 4) * 4
 
 
+def activations_are_alike(config: ModelConfig) -> bool:
+    """Whether an activation can be computed so that a row has the same bits however many there are."""
+    return config.gated or config.intermediate_size % VECTOR == 0
+
+
 def attention_is_alike(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether attention of one new token, as the step calls it, gives the same bits however many sequences there are,
-    and however many masked keys follow its own; and whether activations can."""
-    if not config.gated and config.intermediate_size % VECTOR:
-        return False
+    and however many masked keys follow its own."""
     generator, rows = torch.Generator().manual_seed(0), 5
     shape = (config.kv_heads, filled_heads(config.heads // config.kv_heads), config.head_dim)
     query = torch.randn(rows, *shape, generator=generator).to(device, dtype)

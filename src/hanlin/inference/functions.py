@@ -10,10 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hanlin.inference.products import FrozenLinear
+from hanlin.inference.rows import RowNorm, computes_rows, silu_gate
 from hanlin.models import Transformer
-from hanlin.models.transformer import RMSNorm
+from hanlin.models.transformer import MLP, RMSNorm
 
 Function = Callable[[Tensor], Tensor]
+Norm = Callable[[Tensor, "Tensor | None"], tuple[Tensor, Tensor]]
+"""(x, y) -> x + y, which may be x itself, and its norm."""
 
 
 def compute_dtype(model: Transformer) -> torch.dtype:
@@ -52,33 +55,49 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
 
-def norm_function(module: nn.Module, dtype: torch.dtype, alike: bool) -> Function:
-    """The norm that `module` is; RMSNorm computed in float32 (or float64), as everywhere. `alike`: a row has the same
-    bits however many there are."""
+def norm_function(module: nn.Module, dtype: torch.dtype, alike: bool) -> Norm:
+    """Adds to the residual stream, which may be changed by it, and takes the norm that `module` is; RMSNorm computed in
+    float32 (or float64), as everywhere. `alike`: a row has the same bits however many there are."""
     if not isinstance(module, RMSNorm):
-        return module
+        return _after_adding(module)
     weight, broad = module.weight, wide(dtype)
+    if computes_rows(dtype, weight.device) and weight.dtype == dtype:
+        return RowNorm(weight, module.epsilon)
     epsilon = torch.tensor(module.epsilon, dtype=broad, device=weight.device)
 
     def norm(x: Tensor) -> Tensor:
         return (x * inverse_rms(x, epsilon, not alike and x.shape[0] == 1)).mul_(weight)
 
-    return norm if broad == dtype else lambda x: norm(x.to(broad)).to(dtype)
+    return _after_adding(norm if broad == dtype else lambda x: norm(x.to(broad)).to(dtype))
+
+
+def _after_adding(norm: Function) -> Norm:
+    def add(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+        x = x if y is None else x + y
+        return x, norm(x)
+
+    return add
 
 
 GRAIN = 32768
 """Elements up to which PyTorch leaves an operation to one thread."""
 
 
-def activation_function(activation: Function, alike: bool) -> Function:
-    """The activation of rows [n, D]. `alike`: a row has the same bits however many there are. Threads would cut rows in
-    two, and what is left of a vector at the cut is computed another way than whole vectors are."""
-    if not alike:
-        return activation
+def activation_function(mlp: MLP, dtype: torch.dtype, device: torch.device, alike: bool) -> Function:
+    """The activation of rows [n, D], or [n, 2 · D] with their gates first. `alike`: a row has the same bits however
+    many there are. Threads would cut rows in two, and what is left of a vector at the cut is computed another way than
+    whole vectors are."""
+    if mlp.gated and mlp.silu and computes_rows(dtype, device):
+        return silu_gate
+    activation = mlp.activation
 
-    def apply(x: Tensor) -> Tensor:
-        if x.numel() <= GRAIN:
+    def plain(x: Tensor) -> Tensor:
+        if not alike or x.numel() <= GRAIN:
             return activation(x)
         return torch.cat([activation(part) for part in x.split(max(1, GRAIN // x.shape[-1]))])
 
-    return apply
+    def gated(inner: Tensor) -> Tensor:
+        gate, up = inner.chunk(2, -1)
+        return plain(gate).mul_(up)
+
+    return gated if mlp.gated else plain

@@ -1,4 +1,4 @@
-"""The products of products.c, compiled for this processor at their first use."""
+"""The kernels of `kernels/`, in C, compiled for this processor at their first use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,50 +22,52 @@ from torch import Tensor
 
 from hanlin.artifacts import atomic_path
 
-SOURCE = Path(__file__).with_name("products.c")
+SOURCES = tuple(
+    Path(__file__).parent / "kernels" / name for name in ("kernels.h", "coded.c", "dense.c", "rows.c", "blocks.c")
+)
 FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
-"""No product and sum is contracted to one operation: each height of a tile would round in its own way."""
+"""No product and sum is contracted to one operation but where it is written so: each height of a tile would round in
+its own way."""
 TARGETS = (("-march=native", "-fopenmp"), ("-fopenmp",), ())
 """Tried in this order, for compilers that do not know the one or the other."""
 SECONDS = 120
 SMALL = 1 << 17
 """Multiplications up to which one thread is faster than waking others."""
-INSTEAD = "8-bit and 4-bit weights are multiplied by PyTorch's kernels, which are slower"
+INSTEAD = "PyTorch's kernels are used, with which generation is slower"
 
 _log = logging.getLogger(__name__)
 
 
-class Matrix(ctypes.Structure):
-    """`Matrix` of products.c."""
+class Coded(ctypes.Structure):
+    """`Coded` of coded.c."""
 
     _fields_ = (
-        ("codes", ctypes.c_void_p),
-        ("scales", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("outputs", ctypes.c_int64),
-        ("columns", ctypes.c_int64),
-        ("group", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("codes", "scales", "bias")),
+        *((name, ctypes.c_int64) for name in ("outputs", "inputs", "columns", "group", "bits")),
     )
 
 
+class Dense(ctypes.Structure):
+    """`Dense` of dense.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("words", "bias")),
+        *((name, ctypes.c_int64) for name in ("outputs", "inputs", "steps", "blocks")),
+    )
+
+
+KINDS = ("coded", "float32", "bfloat16")
+"""Of products, as blocks.c numbers them."""
+
+
 class Product:
-    """Calls: float32 rows [n, inputs] -> [n, outputs], by a matrix of `bits` (8 or 4) bits a weight.
+    """Calls: float32 rows [n, inputs] -> [n, outputs], by a matrix of which the tensors are held, not copied."""
 
-    `codes` and `scales` are laid out as products.c says; the tensors are held, not copied.
-    """
-
-    def __init__(
-        self, bits: int, codes: Tensor, scales: Tensor, bias: Tensor | None, inputs: int, outputs: int, group: int
-    ) -> None:
-        library = compiled()
-        assert library is not None
-        self._function = library.product
-        self._kept = codes, scales, bias
-        columns = -(-inputs // group) * group
-        pointers = codes.data_ptr(), scales.data_ptr(), None if bias is None else bias.data_ptr()
-        self._matrix = Matrix(*pointers, outputs, columns, group)
-        self._address = ctypes.addressof(self._matrix)
-        self.bits, self.inputs, self.outputs = bits, inputs, outputs
+    def __init__(self, name: str, matrix: Coded | Dense, kept: tuple[Tensor | None, ...]) -> None:
+        self._function: Callable[..., int] = getattr(compiled(), f"product_{name}")
+        self.kind, self.matrix, self._kept = KINDS.index(name), matrix, kept
+        self._address = ctypes.addressof(matrix)
+        self.inputs, self.outputs = int(matrix.inputs), int(matrix.outputs)
 
     def __call__(self, x: Tensor) -> Tensor:
         rows = x.shape[0]
@@ -71,47 +75,47 @@ class Product:
         out = torch.empty((rows, self.outputs))
         threads = 1 if rows * self.inputs * self.outputs <= SMALL else torch.get_num_threads()
         # The interpreter's lock is not held meanwhile.
-        if self._function(self._address, self.bits, x.data_ptr(), self.inputs, rows, out.data_ptr(), threads):
+        if self._function(self._address, x.data_ptr(), rows, out.data_ptr(), threads):
             raise MemoryError(f"no memory for a product of {rows} rows")
         return out
 
 
-class BfloatProduct:
-    """The same for a bfloat16 matrix [outputs, inputs], whose rows of x are rounded to bfloat16. Only where
-    `multiplies_bfloat16`."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        library = compiled()
-        assert library is not None
-        self._function = library.product_bfloat16
-        self.outputs, self.inputs = weight.shape
-        self._missing = -self.inputs % 8
-        padded = F.pad(weight, (0, self._missing, 0, -self.outputs % 16)).contiguous()
-        # [blocks, pairs, 16], each 32 bits two neighbouring columns of an output.
-        self._codes = padded.view(torch.int32).unflatten(0, (-1, 16)).transpose(1, 2).contiguous()
-        self._bias = bias
-        self._pointers = self._codes.data_ptr(), None if bias is None else bias.data_ptr()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        x = x.bfloat16().contiguous()
-        if self._missing:
-            x = F.pad(x, (0, self._missing))
-        rows, columns = x.shape
-        out = torch.empty((rows, self.outputs))
-        threads = 1 if rows * columns * self.outputs <= SMALL else torch.get_num_threads()
-        codes, bias = self._pointers
-        self._function(codes, bias, x.data_ptr(), columns // 2, self.outputs, rows, out.data_ptr(), threads)
-        return out
+def coded_product(
+    bits: int, codes: Tensor, scales: Tensor, bias: Tensor | None, inputs: int, outputs: int, group: int
+) -> Product:
+    """The product with a matrix of `bits` (8 or 4) bits a weight, laid out as coded.c says."""
+    columns = -(-inputs // group) * group
+    matrix = Coded(*map(address, (codes, scales, bias)), outputs, inputs, columns, group, bits)
+    return Product("coded", matrix, (codes, scales, bias))
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether this processor and its compiler have what products.c multiplies bfloat16 by."""
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16")) and hasattr(compiled(), "product_bfloat16")
+def dense_product(weight: Tensor, bias: Tensor | None) -> Product:
+    """The product with a float32 or bfloat16 matrix [outputs, inputs]; for bfloat16 rows are rounded to it. Only where
+    `multiplies` says so."""
+    outputs, inputs = weight.shape
+    each = 4 // weight.dtype.itemsize
+    padded = F.pad(weight, (0, -inputs % each, 0, -outputs % 64)).contiguous()
+    # [blocks, steps, 16]: of 16 outputs in turn 32 bits each.
+    words = padded.view(torch.int32).unflatten(0, (-1, 16)).transpose(1, 2).contiguous()
+    bias = None if bias is None else bias.float().contiguous()
+    matrix = Dense(address(words), address(bias), outputs, inputs, words.shape[1], words.shape[0])
+    return Product(str(weight.dtype).removeprefix("torch."), matrix, (words, bias))
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where its numbers lie; None for none."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether this processor and its compiler have what dense.c multiplies float32 or bfloat16 by."""
+    name = str(dtype).removeprefix("torch.")
+    return hasattr(compiled(), f"product_{name}")
 
 
 @functools.cache
 def compiled() -> ctypes.CDLL | None:
-    """The compiled products, from the cache or made now (2 s, once a machine); None, saying so in the log, where
+    """The compiled kernels, from the cache or made now (10 s, once a machine); None, saying so in the log, where
     there is no C compiler that makes them."""
     name = os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
     compiler = None if name is None else shutil.which(name)
@@ -119,43 +123,65 @@ def compiled() -> ctypes.CDLL | None:
         _log.warning("no C compiler (cc, gcc, clang or $CC) is there; %s", INSTEAD)
         return None
     # A home may be shared by machines with different processors.
-    identity = f"{SOURCE.read_text(encoding='utf-8')} {FLAGS} {TARGETS} {compiler} {torch.cpu.get_capabilities()}"
+    text = "".join(source.read_text(encoding="utf-8") for source in SOURCES)
+    identity = f"{text} {FLAGS} {TARGETS} {compiler} {torch.cpu.get_capabilities()}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:24]
     folder = _cache_folder()
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hanlin-")))
-        library = folder / f"products-{digest}.so"
+        library = folder / f"kernels-{digest}.so"
         problem = "" if library.is_file() else _compile(compiler, library)
         if not problem:
             try:
                 return load_library(library)
             except OSError as error:
                 problem = str(error)
-    _log.warning("%s compiled with %s: %s; %s", SOURCE, compiler, problem, INSTEAD)
+    _log.warning("%s compiled with %s: %s; %s", SOURCES[0].parent, compiler, problem, INSTEAD)
     return None
 
 
+_POINTER, _SIZE, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
+_PRODUCT = (_INT, (_POINTER, _POINTER, _SIZE, _POINTER, _INT))
+_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "product_coded": _PRODUCT,
+    "product_float32": _PRODUCT,
+    "product_bfloat16": _PRODUCT,
+    "add_norm": (None, (_POINTER, _POINTER, _POINTER, _FLOAT, _SIZE, _SIZE, _POINTER, _INT)),
+    "gate": (None, (_POINTER, _SIZE, _SIZE, _POINTER, _INT)),
+    "blocks": (_INT, (*(_POINTER,) * 8, *(_SIZE,) * 3, _INT)),
+    "scan": (None, (_POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER, _INT)),
+    "place": (None, (_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _INT)),
+    "attend": (None, (_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _INT)),
+}
+"""What each function of the kernels returns and takes."""
+
+
 def load_library(path: Path) -> ctypes.CDLL:
-    """A compiled products.c."""
+    """The compiled kernels in a file; a processor may be without some products."""
     library = ctypes.CDLL(str(path))
-    pointer, number, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
-    library.product.argtypes = [pointer, number, pointer, size, size, pointer, number]
-    library.product.restype = number
-    if hasattr(library, "product_bfloat16"):
-        library.product_bfloat16.argtypes = [pointer, pointer, pointer, size, size, size, pointer, number]
-        library.product_bfloat16.restype = None
+    for name, (result, arguments) in _FUNCTIONS.items():
+        if hasattr(library, name):
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
     return library
 
 
+def command(compiler: str, target: Sequence[str], library: Path) -> list[str]:
+    """What compiles the kernels."""
+    sources = (str(source) for source in SOURCES if source.suffix == ".c")
+    return [compiler, *FLAGS, *target, *sources, "-o", str(library), "-lm"]
+
+
 def _compile(compiler: str, library: Path) -> str:
-    """Compile products.c; returns what is wrong with it, or nothing."""
+    """Compile the kernels; returns what is wrong with it, or nothing."""
     problem = ""
     for target in TARGETS:
         try:
             with atomic_path(library) as part:
-                command = [compiler, *FLAGS, *target, str(SOURCE), "-o", str(part), "-lm"]
-                subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
+                subprocess.run(
+                    command(compiler, target, part), check=True, capture_output=True, text=True, timeout=SECONDS
+                )
             return ""
         except subprocess.CalledProcessError as error:
             problem = str(error.stderr).strip()[-500:]

@@ -63,8 +63,7 @@ class Run:
 class Plan:
     """The tokens of a step in one row: generated ones in order of slot, then the prompts'."""
 
-    def __init__(self, pieces: Sequence[Piece], queries: int = QUERIES) -> None:
-        """`queries`: a multiple of QUERIES to whose multiples tiles are filled up."""
+    def __init__(self, pieces: Sequence[Piece]) -> None:
         generated = (number for number, piece in enumerate(pieces) if not piece.prompt)
         decoded = sorted(generated, key=lambda number: pieces[number].slot)
         prompts = [number for number, piece in enumerate(pieces) if piece.prompt]
@@ -73,7 +72,7 @@ class Plan:
         self.adapters: list[LoadedAdapter | None] = []
         """Of each token."""
         self.slots: list[int] = []
-        """Of the generated ones."""
+        """Of each token."""
         first: dict[int, int] = {}
         for number in (*decoded, *prompts):
             piece = pieces[number]
@@ -81,9 +80,8 @@ class Plan:
             self.tokens += piece.tokens
             self.positions += range(piece.start, piece.start + len(piece.tokens))
             self.adapters += [piece.adapter] * len(piece.tokens)
-            if not piece.prompt:
-                self.slots += [piece.slot] * len(piece.tokens)
-        self.decoded = len(self.slots)
+            self.slots += [piece.slot] * len(piece.tokens)
+        self.decoded = sum(len(pieces[number].tokens) for number in decoded)
         """How many tokens are generated ones."""
         self.prompts = [(pieces[number], first[number]) for number in prompts]
         """Pieces of prompts, with the place of each one's first token."""
@@ -95,7 +93,16 @@ class Plan:
                 self.answers += range(first[number], end)
             elif piece.answered:
                 self.answers.append(end - 1)
-        self.runs = [*_decode_runs([(pieces[n], first[n]) for n in decoded]), *_tile_runs(self.prompts, queries)]
+        self._generated = [(pieces[number], first[number]) for number in decoded]
+
+    def decode_runs(self) -> list[Run]:
+        """Calls of attention for the generated tokens."""
+        return _decode_runs(self._generated)
+
+    def prompt_runs(self, queries: int = QUERIES) -> list[Run]:
+        """Calls of attention for the prompts; `queries`: a multiple of QUERIES to whose multiples tiles are filled
+        up."""
+        return _tile_runs(self.prompts, queries)
 
 
 def _decode_runs(pieces: Sequence[tuple[Piece, int]]) -> list[Run]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from hanlin.artifacts import UsageError
-from hanlin.inference.native import multiplies_bfloat16
-from hanlin.inference.products import BfloatLinear, FrozenLinear, HalfLinear, PackedLinear
+from hanlin.inference.native import multiplies
+from hanlin.inference.products import DenseLinear, FrozenLinear, HalfLinear, PackedLinear
 from hanlin.inference.quantised import CodedLinear
 from hanlin.models import ModelConfig, Transformer
 from hanlin.models.hub import WeightReader, load_model
@@ -148,10 +148,12 @@ def layer_maker(dtype: str, device: torch.device, deterministic: bool = True) ->
         return lambda weight, bias: CodedLinear(weight, bias, 8 if dtype == "int8" else 4)
     if device.type != "cpu":
         return None
+    if dtype == "float32" and multiplies(torch.float32):
+        return lambda weight, bias: DenseLinear(weight.float(), bias)
     if dtype == "float32":
         return lambda weight, bias: PackedLinear(weight, bias, torch.float32, deterministic)
-    if computes_bfloat16(device) and multiplies_bfloat16():
-        return BfloatLinear
+    if computes_bfloat16(device) and multiplies(torch.bfloat16):
+        return lambda weight, bias: DenseLinear(weight.bfloat16(), bias)
     if computes_bfloat16(device):
         return lambda weight, bias: PackedLinear(weight, bias, torch.bfloat16, deterministic)
     if not _has_half_product():

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hanlin.inference.native import Product, compiled
+from hanlin.inference.native import coded_product, compiled
 from hanlin.inference.products import FrozenLinear, Function
 from hanlin.models.quantised import Bits, dequantise, quantise, unpack
 
@@ -23,7 +23,7 @@ class CodedLinear(FrozenLinear):
     """W as the codes of `models.quantised.quantise`: a byte a weight and a scale an output, or half a byte and a scale
     for each `group` weights.
 
-    On a CPU computed by products.c; where there is no compiler for it, by PyTorch's kernels, which round x to bfloat16;
+    On a CPU computed by coded.c; where there is no compiler for it, by PyTorch's kernels, which round x to bfloat16;
     elsewhere with the weight made anew for each product. `way` says which.
     """
 
@@ -38,7 +38,7 @@ class CodedLinear(FrozenLinear):
             self.way = "native"
             group = group if bits == 4 else GROUP
             codes, scales = _by_pieces(lambda codes, scales: interleave(codes, scales, group), codes, scales)
-            self.product = Product(bits, codes, scales, bias, inputs, outputs, group)
+            self.product = coded_product(bits, codes, scales, bias, inputs, outputs, group)
         elif self.alike and outputs % 64 == 0 and inputs % group == 0:
             self.way = "torch"
             self.product = _with_bias(_torch_product(codes, scales, group), bias)
@@ -57,7 +57,7 @@ def _by_pieces(change: Callable[..., tuple[Tensor, Tensor]], *given: Tensor) -> 
 
 
 def interleave(codes: Tensor, scales: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """Codes and scales of `quantise` as products.c reads them: of 16 outputs at a time, 32 bits of each output in turn.
+    """Codes and scales of `quantise` as coded.c reads them: of 16 outputs at a time, 32 bits of each output in turn.
 
     8 bits: uint8 [blocks, columns / 4, 16, 4], columns padded to a multiple of `group`, the columns of 32 bits in the
     order 0, 2, 1, 3, and scales [blocks, 16]. 4 bits: uint8 [blocks, columns / 8, 16, 4], in the order 0, 2, 4, 6, 1,

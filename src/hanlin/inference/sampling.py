@@ -16,6 +16,7 @@ from torch import Tensor
 from hanlin.artifacts import UsageError
 from hanlin.inference.constraints import Matcher
 from hanlin.inference.numbers import floats, integers
+from hanlin.inference.rows import row_sums, scan
 from hanlin.inference.types import Request
 
 _MASK = (1 << 64) - 1
@@ -227,13 +228,10 @@ def choose(logits: Tensor, states: Sequence[SamplingState], scores: Tensor | Non
             if processed is given:
                 processed = given.clone()
             processed[row] = process(processed[row], state)
-    largest = logits.amax(dim=1, keepdim=True)
-    weights = (logits - largest).exp_()
-    # In float64, for a vector's logarithms and a single one differ in their last bits.
-    normaliser = row_sums(weights).double().log_().float() + largest[:, 0]
+    best, largest, normaliser = scan(logits)
     sampled = [row for row, state in enumerate(states) if state.request.temperature > 0]
     if len(sampled) < len(states):
-        tokens = processed.argmax(dim=1)
+        tokens = best if processed is logits else processed.argmax(dim=1)
     else:
         tokens = torch.empty(len(states), dtype=torch.int64, device=logits.device)
     if sampled:
@@ -241,11 +239,12 @@ def choose(logits: Tensor, states: Sequence[SamplingState], scores: Tensor | Non
         plain = [place for place, row in enumerate(sampled) if scores is None and _is_plain(states[row])]
         # Probabilities as they are need no further pass over the vocabulary. A row is drawn in the same way whatever
         # its neighbours ask for.
+        weights = (logits[rows] - largest[rows, None]).exp_() if plain else logits
         if len(plain) == len(sampled):
-            chances = weights[rows]
+            chances = weights
         else:
             chances = distribution(processed[rows], [states[row].request for row in sampled])
-            chances[plain] = weights[rows][plain].double()
+            chances[plain] = weights[plain].double()
         uniforms = [uniform(states[row].key, states[row].step) for row in sampled]
         tokens[rows] = draw(chances, torch.tensor(uniforms, dtype=torch.float64, device=logits.device))
     logprobs = logits.gather(1, tokens[:, None])[:, 0] - normaliser
@@ -263,14 +262,6 @@ def choose(logits: Tensor, states: Sequence[SamplingState], scores: Tensor | Non
             state.processed_logprobs.append(_processed_logprob(processed[row], state.request, chosen[row]))
     top = _top_logprobs(logits, normaliser, states, chosen, chances_of_chosen)
     return Choice(chosen, chances_of_chosen, top)
-
-
-def row_sums(values: Tensor) -> Tensor:
-    """Sums of the rows of [n, V], each computed as if it stood alone.
-
-    PyTorch sums a single row with all threads together, in another order than when there are several.
-    """
-    return values.sum(dim=1) if values.shape[0] > 1 else values.expand(2, -1).sum(dim=1)[:1]
 
 
 def _is_plain(state: SamplingState) -> bool:

@@ -1,80 +1,55 @@
 """One step of the engine: new tokens of many sequences, generated ones and prompts, through the whole model at once.
 
 `Transformer.hidden` would compute the same (the tests hold the two together), but a step of generation is so little
-arithmetic that calling modules and small operations costs a good part of it: written flat, with one rotation for
-queries and keys, one store for keys and values and no autograd, what a layer costs besides its products falls to less
-than half.
+arithmetic that calling modules and small operations costs a good part of it: so it is written flat, and on a CPU what
+a layer does besides its products is a few functions in C (kernels/rows.c).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hanlin.artifacts import HanlinError
 from hanlin.inference.adapters import LoadedAdapter, LoraSet
-from hanlin.inference.alike import MOST_FILLED, attention_is_alike, filled_heads, least_rows
-from hanlin.inference.cache import KVCache, additive_mask
+from hanlin.inference.alike import MOST_FILLED, activations_are_alike, attention_is_alike, least_rows
+from hanlin.inference.attention import NativeStepOf, StepAttention, is_native
+from hanlin.inference.blocks import Blocks
+from hanlin.inference.cache import KVCache
 from hanlin.inference.functions import (
     Function,
     activation_function,
     compute_dtype,
-    inverse_rms,
     linear_function,
     norm_function,
-    wide,
 )
 from hanlin.inference.numbers import integers
-from hanlin.inference.plan import QUERIES, Piece, Plan, Run
-from hanlin.inference.prefixes import TILE
+from hanlin.inference.plan import Piece, Plan
 from hanlin.inference.products import FrozenLinear
 from hanlin.models import Transformer
 from hanlin.models.transformer import Attention, Block
 
 EXACT_ROWS, ROWS = 64, 32
-"""Above so many rows a step has a multiple of the second: oneDNN keeps about 0.5 MB of code for each height that it has
-met, up to 1,024 of them."""
-MOST_PRODUCTS = 2
-"""Rows up to which queries and keys are turned by a product; for 4 and more it took a tenth longer."""
-
-
-def rotation(cos: Tensor, sin: Tensor) -> Tensor:
-    """[n, D, D] with which x @ it turns the pairs (i, i + D/2) of x by their angles; cos and sin [n, D/2].
-
-    As a product it is one operation a layer where turning takes six, and made once a step: for a few rows that is less.
-    """
-    straight = torch.diag_embed(torch.cat((cos, cos), -1))
-    crossed = torch.diag_embed(torch.cat((-sin, sin), -1)).roll(cos.shape[-1], -2)
-    return straight + crossed
+"""Above so many rows a step that calls oneDNN has a multiple of the second: it keeps about 0.5 MB of code for each
+height that it has met, up to 1,024 of them."""
 
 
 class _Layer:
     """A block's functions and weights, taken out of its modules once."""
 
-    def __init__(self, block: Block, dtype: torch.dtype, alike: bool) -> None:
+    def __init__(self, block: Block, dtype: torch.dtype, device: torch.device, alike: bool) -> None:
         attention: Attention = block.attention
         self.attention_norm = norm_function(block.attention_norm, dtype, alike)
         self.mlp_norm = norm_function(block.mlp_norm, dtype, alike)
         self.qkv, self.out = linear_function(attention.qkv, dtype), linear_function(attention.out, dtype)
         self.up, self.down = linear_function(block.mlp.up, dtype), linear_function(block.mlp.down, dtype)
-        self.activation = activation_function(block.mlp.activation, alike)
+        self.activation = activation_function(block.mlp, dtype, device, alike)
         self.norms: tuple[Tensor, Tensor] | None = None
         if attention.query_norm is not None and attention.key_norm is not None:
             self.norms = attention.query_norm.weight, attention.key_norm.weight
-
-
-class _Call(NamedTuple):
-    """A `Run` as tensors."""
-
-    run: Run
-    sources: Tensor | slice
-    places: Tensor | None
-    targets: Tensor | slice
-    masks: dict[int | None, Tensor]
 
 
 class Step:
@@ -92,13 +67,11 @@ class Step:
         self.model, self.config, self.adapters = model, model.config, adapters
         self.dtype = compute_dtype(model)
         self.device = model.embedding.weight.device
-        self.wide = wide(self.dtype)
-        group = model.config.heads // model.config.kv_heads
         self.least, self.deterministic = 1, False
         """Rows up to which a step is filled."""
         if deterministic is not False:
             most = MOST_FILLED if deterministic else 1
-            least = self._least_rows(most) if attention_is_alike(model.config, self.dtype, self.device) else None
+            least = self._least_rows(most) if self._is_alike() else None
             if least is None and deterministic:
                 raise HanlinError(
                     f"deterministic: on this machine ({self.device.type}, {str(self.dtype).removeprefix('torch.')}) a "
@@ -106,14 +79,17 @@ class Step:
                     "leave it out"
                 )
             self.least, self.deterministic = least or 1, least is not None
-        self.heads = filled_heads(group) if self.deterministic else group
-        """Query heads that a head of keys is given."""
-        # Queries of several heads beside each other pass the numbers at which the kernel cuts them otherwise.
-        self.queries = TILE if self.deterministic and group > 1 else QUERIES
         alike = self.deterministic
-        self.layers = [_Layer(cast(Block, block), self.dtype, alike) for block in model.blocks]
+        self.attention = StepAttention(model.config, self.dtype, self.device, alike)
+        self.layers = [_Layer(cast(Block, block), self.dtype, self.device, alike) for block in model.blocks]
         self.final_norm = norm_function(model.final_norm, self.dtype, alike)
-        self.epsilon = torch.tensor(model.config.norm_epsilon, dtype=self.wide, device=self.device)
+        self.blocks = Blocks(model) if self.attention.native and Blocks.can_run(model) else None
+        """Steps of generated tokens alone go through all blocks at once."""
+
+    def _is_alike(self) -> bool:
+        """Whether what is not a product gives a row the same bits in any company."""
+        given = self.config, self.dtype, self.device
+        return activations_are_alike(self.config) and (is_native(*given) or attention_is_alike(*given))
 
     @torch.inference_mode()
     def _least_rows(self, most: int) -> int | None:
@@ -132,47 +108,46 @@ class Step:
         return least_rows(functions, self.dtype, self.device, most)
 
     def __call__(self, pieces: Sequence[Piece], cache: KVCache) -> Tensor:
-        plan, config = Plan(pieces, self.queries), self.config
-        heads, kv_heads, size = config.heads, config.kv_heads, config.head_dim
+        plan, config = Plan(pieces), self.config
+        heads = config.heads + 2 * config.kv_heads
         filled = max(0, self.least - len(plan.tokens))
-        if len(plan.tokens) > EXACT_ROWS:
+        if self.blocks is None and len(plan.tokens) > EXACT_ROWS:
             filled = -len(plan.tokens) % ROWS
         tokens = torch.tensor(plan.tokens + [0] * filled, device=self.device)
         positions = torch.tensor(plan.positions + [0] * filled, device=self.device)
         rows = tokens.shape[0]
         x = self.model.embedding(tokens).to(self.dtype)
-        turn: Tensor | tuple[Tensor, Tensor] | None = None
+        turn: tuple[Tensor, Tensor] | None = None
         if self.model.positions is not None:
             x = x + self.model.positions(positions).to(self.dtype)
         elif self.model.rotary is not None:
-            cos, sin = (part[:, 0] for part in self.model.rotary.at(1, positions[:, None], x))
-            product = rows <= MOST_PRODUCTS and not self.deterministic
-            turn = rotation(cos[:, 0], sin[:, 0]) if product else (cos, sin)
-        calls = [self._call(run, positions) for run in plan.runs]
-        store = _Store(plan, positions, cache)
+            cos, sin = self.model.rotary.at(1, positions[:, None], x)
+            turn = cos[:, 0], sin[:, 0]
+        attend = self.attention(plan, positions, cache, turn)
         answers = self._answers(plan)
         beside = self._beside(plan.adapters + [None] * filled)
+        if self.blocks is not None and not plan.prompts and beside is _base and isinstance(attend, NativeStepOf):
+            return self._score(*self.blocks(x, attend.rows), plan, answers)
+        added: Tensor | None = None
         for number, layer in enumerate(self.layers):
             name = f"blocks.{number}."
-            joint = beside(layer.qkv, name + "attention.qkv", layer.attention_norm(x))
-            joint = joint.view(rows, heads + 2 * kv_heads, size)
-            if turn is not None:
-                self._norm_rotate(joint[:, : heads + kv_heads], layer.norms, turn)
-            store(number, joint[:, heads:])
-            mixed = self._attend(calls, joint, cache, number)
+            x, normal = layer.attention_norm(x, added)
+            joint = beside(layer.qkv, name + "attention.qkv", normal).view(rows, heads, config.head_dim)
+            mixed = attend(number, joint, layer.norms)
             if number == len(self.layers) - 1 and answers is not None:
                 mixed, x = mixed.index_select(0, answers), x.index_select(0, answers)
                 if beside is not _base:
                     beside = self._beside([plan.adapters[place] for place in integers(answers)])
-            x = x + beside(layer.out, name + "attention.out", mixed)
-            inner = beside(layer.up, name + "mlp.up", layer.mlp_norm(x))
-            if config.gated:
-                gate, up = inner.chunk(2, -1)
-                inner = layer.activation(gate).mul_(up)
-            else:
-                inner = layer.activation(inner)
-            x = x + beside(layer.down, name + "mlp.down", inner)
-        return self.model.logits(self.final_norm(x))[: len(plan.answers)].float()
+            x, normal = layer.mlp_norm(x, beside(layer.out, name + "attention.out", mixed))
+            inner = layer.activation(beside(layer.up, name + "mlp.up", normal))
+            added = beside(layer.down, name + "mlp.down", inner)
+        return self._score(x, added, plan, None)
+
+    def _score(self, x: Tensor, added: Tensor | None, plan: Plan, answers: Tensor | None) -> Tensor:
+        if answers is not None:
+            x, added = x.index_select(0, answers), added.index_select(0, answers) if added is not None else None
+        _, normal = self.final_norm(x, added)
+        return self.model.logits(normal)[: len(plan.answers)].float()
 
     def _beside(self, adapters: Sequence[LoadedAdapter | None]) -> Callable[[Function, str, Tensor], Tensor]:
         """A linear layer's function with what the rows' adapters add to it."""
@@ -194,88 +169,6 @@ class Step:
         places = plan.answers + [0] * max(0, self.least - len(plan.answers))
         return torch.tensor(places, device=self.device)
 
-    def _call(self, run: Run, positions: Tensor) -> _Call:
-        first, count = run.sources[0], len(run.sources)
-        plain = run.whole and run.sources[-1] == first + count - 1
-        sources = slice(first, first + count) if plain else torch.tensor(run.sources, device=self.device)
-        places, targets = None, sources
-        if not run.whole:
-            places = torch.tensor(run.places, device=self.device)
-            targets = torch.tensor([run.sources[place] for place in run.places], device=self.device)
-        keys = torch.arange(run.span, device=self.device)
-        if run.start < 0:
-            distance = positions[sources][:, None, None, None] - keys
-        else:
-            distance = (torch.arange(run.start, run.start + run.queries, device=self.device)[:, None] - keys)[
-                None, None
-            ]
-        masks: dict[int | None, Tensor] = {}
-        group = self.config.heads // self.config.kv_heads
-        for window in {self.config.window(layer) for layer in range(self.config.layers)}:
-            visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-            mask = additive_mask(visible, self.dtype)
-            masks[window] = mask.repeat(1, 1, group, 1) if run.start >= 0 and group > 1 else mask
-        return _Call(run, sources, places, targets, masks)
-
-    def _attend(self, calls: Sequence[_Call], joint: Tensor, cache: KVCache, layer: int) -> Tensor:
-        """[rows, heads · head_dim]: what the queries of joint [rows, heads + 2 · kv_heads, head_dim] see."""
-        config, data = self.config, cache.data
-        heads, kv_heads, size = config.heads, config.kv_heads, config.head_dim
-        group, strides = heads // kv_heads, data.stride()
-        window, mixed = config.window(layer), None
-        for call in calls:
-            run = call.run
-            query = joint[call.sources, :heads]
-            # The query heads of a group look like the positions of one head: far faster than enable_gqa.
-            if run.queries == 1:
-                query = query.view(run.rows, kv_heads, group, size)
-                if self.heads > group:
-                    query = F.pad(query, (0, 0, 0, self.heads - group))
-            else:
-                query = query.view(run.rows, run.queries, kv_heads, group, size).permute(0, 2, 3, 1, 4)
-                query = query.reshape(run.rows, kv_heads, group * run.queries, size)
-            # data[slot : slot + rows, layer, :kv_heads, :span] and […, kv_heads:, :span], in a third of the time.
-            seen = (run.rows, kv_heads, run.span, size)
-            held = (0 if run.same else strides[0], strides[2], strides[3], strides[4])
-            offset = run.slot * strides[0] + layer * strides[1]
-            found = F.scaled_dot_product_attention(
-                query,
-                data.as_strided(seen, held, offset),
-                data.as_strided(seen, held, offset + kv_heads * strides[2]),
-                call.masks[window],
-            )
-            if run.queries > 1:
-                found = found.view(run.rows, kv_heads, group, run.queries, size).permute(0, 3, 1, 2, 4)
-            elif self.heads > group:
-                found = found[:, :, :group]
-            found = found.reshape(-1, heads * size)
-            if call.places is not None:
-                found = found.index_select(0, call.places)
-            if len(calls) == 1 and found.shape[0] == joint.shape[0] and isinstance(call.targets, slice):
-                return found
-            if mixed is None:
-                mixed = joint.new_zeros((joint.shape[0], heads * size))
-            mixed[call.targets] = found
-        assert mixed is not None
-        return mixed
-
-    def _norm_rotate(
-        self, joint: Tensor, norms: tuple[Tensor, Tensor] | None, turn: Tensor | tuple[Tensor, Tensor]
-    ) -> None:
-        """Normalise (Qwen3) and turn queries and keys [n, heads + kv_heads, D] in place; turn [n, D, D], or cosines
-        and sines [n, 1, D / 2]."""
-        both = joint if self.wide == self.dtype else joint.to(self.wide)
-        if norms is not None:
-            both = both * inverse_rms(both, self.epsilon)
-            both[:, : self.config.heads].mul_(norms[0])
-            both[:, self.config.heads :].mul_(norms[1])
-        if isinstance(turn, Tensor):
-            joint.copy_(torch.bmm(both, turn))
-            return
-        (first, second), (cos, sin) = both.chunk(2, -1), turn
-        left, right = (first * cos).addcmul_(second, sin, value=-1), (second * cos).addcmul_(first, sin)
-        joint.copy_(torch.cat((left, right), -1))
-
 
 def _base(function: Function, layer: str, x: Tensor) -> Tensor:
     return function(x)
@@ -284,27 +177,3 @@ def _base(function: Function, layer: str, x: Tensor) -> Tensor:
 def _is_alike(module: object) -> bool:
     """Whether a layer was tried when it was made."""
     return isinstance(module, FrozenLinear) and module.alike
-
-
-class _Store:
-    """Puts keys and values of a step's tokens [rows, 2 · kv_heads, head_dim] where they belong in a layer."""
-
-    def __init__(self, plan: Plan, positions: Tensor, cache: KVCache) -> None:
-        self.plan, self.cache, self.count = plan, cache, plan.decoded
-        _, layers, heads, capacity, _ = cache.data.shape
-        self.layer = heads * capacity
-        """Places of a layer, in the cache seen as places."""
-        if self.count:
-            slots = torch.tensor(plan.slots, device=cache.device)
-            first = slots * (layers * self.layer) + positions[: self.count]
-            self.places = (first[:, None] + torch.arange(0, self.layer, capacity, device=cache.device)).flatten()
-
-    def __call__(self, layer: int, joint: Tensor) -> None:
-        data = self.cache.data
-        size = data.shape[4]
-        if self.count:
-            flat = data.view(-1, size)[layer * self.layer :]
-            flat.index_copy_(0, self.places, joint[: self.count].reshape(-1, size))
-        for piece, first in self.plan.prompts:
-            end = piece.start + len(piece.tokens)
-            data[piece.slot, layer, :, piece.start : end] = joint[first : first + len(piece.tokens)].transpose(0, 1)

@@ -8,27 +8,14 @@
    are. It is also the faster way: processors multiply and add 16-bit integers at twice the rate of floats, and codes
    become such integers with fewer instructions. 16 outputs stand side by side in a vector. */
 
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
+#include "kernels.h"
 
 #if defined(__AVX512F__)
 enum { ROWS = 8 };
 #else
 enum { ROWS = 4 }; /* as many sums as there are registers for */
 #endif
-enum { LANES = 16, CHUNK = 64, LARGEST_GROUP = 128 };
-
-typedef int32_t ints __attribute__((vector_size(64)));
-typedef uint32_t words __attribute__((vector_size(64)));
-typedef int16_t halves __attribute__((vector_size(64)));
-typedef float floats __attribute__((vector_size(64)));
-
-#define INLINE static inline __attribute__((always_inline))
+enum { CHUNK = 64, LARGEST_GROUP = 128 };
 
 /* In each lane: sum + w.low * x.low + w.high * x.high, of signed 16-bit halves. */
 INLINE ints dot(ints sum, ints w, int32_t x) {
@@ -48,25 +35,18 @@ INLINE ints dot(ints sum, ints w, int32_t x) {
 }
 
 typedef struct {
-    const uint8_t *codes;  /* [blocks][columns * bits / 8][16], laid out by `_interleave` in quantised.py */
-    const float *scales;   /* [blocks][groups][16]; 8 bits: [blocks][16] */
-    const float *bias;     /* [outputs] or NULL */
-    int64_t outputs, columns, group;  /* columns: a multiple of group, and that of 8 */
-} Matrix;
-
-typedef struct {
     int32_t *pairs;  /* tiles of up to ROWS rows, each [columns / 2][rows of the tile]: two 16-bit integers a pair */
     float *scales;   /* [rows][groups] */
     int32_t *sums;   /* [rows][groups]: -8 times the sum of a group of x, for 4-bit codes are stored plus 8 */
 } Rows;
 
 /* Round row `row` of the `count` rows that are in work at once; x [inputs]. */
-static void round_row(const float *x, int64_t inputs, const Matrix *w, int64_t row, int64_t count, Rows *rows) {
+static void round_row(const float *x, const Coded *w, int64_t row, int64_t count, Rows *rows) {
     const int64_t groups = w->columns / w->group, first = row - row % ROWS;
     const int64_t tall = count - first < ROWS ? count - first : ROWS;
     int32_t *to = rows->pairs + first * w->columns / 2 + row % ROWS;
     for (int64_t g = 0; g < groups; g++) {
-        const int64_t start = g * w->group, size = inputs - start < w->group ? inputs - start : w->group;
+        const int64_t start = g * w->group, size = w->inputs - start < w->group ? w->inputs - start : w->group;
         int16_t rounded[LARGEST_GROUP] = {0};
         /* Of non-negative floats the larger one has the larger bits, and NaN the largest. */
         int32_t bits = 0, sum = 0;
@@ -94,7 +74,7 @@ static void round_row(const float *x, int64_t inputs, const Matrix *w, int64_t r
     }
 }
 
-INLINE void tile(const int count, const int bits, const Matrix *w, int64_t block, const Rows *rows, int64_t row,
+INLINE void tile(const int count, const int bits, const Coded *w, int64_t block, const Rows *rows, int64_t row,
                  float *out) {
     const int chains = count == 1 ? 4 : count == 2 ? 2 : 1;
     const int64_t groups = w->columns / w->group;
@@ -143,16 +123,18 @@ INLINE void tile(const int count, const int bits, const Matrix *w, int64_t block
 
 /* A tile of any height up to ROWS: each height is compiled by itself, so that its sums stay in registers. */
 #define CASE(height, bits) case height: tile(height, bits, w, block, rows, row, out); break;
-#define HEIGHTS(bits)                                                                                                  \
-    switch (height) {                                                                                                  \
-        CASE(1, bits) CASE(2, bits) CASE(3, bits) CASE(4, bits) CASE(5, bits) CASE(6, bits) CASE(7, bits) CASE(8, bits) \
-    }
+#if defined(__AVX512F__)
+#define MORE(bits) CASE(5, bits) CASE(6, bits) CASE(7, bits) CASE(8, bits)
+#else
+#define MORE(bits)
+#endif
+#define HEIGHTS(bits) switch (height) { CASE(1, bits) CASE(2, bits) CASE(3, bits) CASE(4, bits) MORE(bits) }
 
-static void tile8(int height, const Matrix *w, int64_t block, const Rows *rows, int64_t row, float *out) { HEIGHTS(8) }
-static void tile4(int height, const Matrix *w, int64_t block, const Rows *rows, int64_t row, float *out) { HEIGHTS(4) }
+static void tile8(int height, const Coded *w, int64_t block, const Rows *rows, int64_t row, float *out) { HEIGHTS(8) }
+static void tile4(int height, const Coded *w, int64_t block, const Rows *rows, int64_t row, float *out) { HEIGHTS(4) }
 
-/* out [rows][outputs] = x [rows][inputs] times the matrix, transposed. Returns 0, or 1 where there is no memory. */
-int product(const Matrix *w, int bits, const float *x, int64_t inputs, int64_t count, float *out, int threads) {
+/* out [count][outputs] = x [count][inputs] times the matrix, transposed. Returns 0, or 1 where there is no memory. */
+int product_coded(const Coded *w, const float *x, int64_t count, float *out, int threads) {
     const int64_t groups = w->columns / w->group, blocks = (w->outputs + LANES - 1) / LANES;
     const int64_t chunk = count < CHUNK ? count : CHUNK;
     Rows rows;
@@ -165,12 +147,12 @@ int product(const Matrix *w, int bits, const float *x, int64_t inputs, int64_t c
         for (int64_t start = 0; start < count; start += chunk) {
             const int64_t here = count - start < chunk ? count - start : chunk;
 #pragma omp for schedule(static)
-            for (int64_t row = 0; row < here; row++) round_row(x + (start + row) * inputs, inputs, w, row, here, &rows);
+            for (int64_t row = 0; row < here; row++) round_row(x + (start + row) * w->inputs, w, row, here, &rows);
 #pragma omp for schedule(static)
             for (int64_t block = 0; block < blocks; block++)
                 for (int64_t row = 0; row < here; row += ROWS) {
                     const int height = here - row < ROWS ? (int)(here - row) : ROWS;
-                    if (bits == 8) tile8(height, w, block, &rows, row, out + start * w->outputs);
+                    if (w->bits == 8) tile8(height, w, block, &rows, row, out + start * w->outputs);
                     else tile4(height, w, block, &rows, row, out + start * w->outputs);
                 }
         }
@@ -180,48 +162,3 @@ int product(const Matrix *w, int bits, const float *x, int64_t inputs, int64_t c
     free(rows.sums);
     return failed;
 }
-
-#if defined(__AVX512BF16__)
-/* A matrix in bfloat16, [blocks][pairs][16]: two neighbouring columns of 16 outputs in turn. Each sum has two halves,
-   whatever the tile's height, so that a row's result does not depend on it. */
-INLINE void tile_bfloat16(const int count, const uint32_t *w, const float *bias, const uint32_t *x, int64_t pairs,
-                          float *out, int64_t outputs, int64_t width) {
-    __m512 sum[ROWS * 2];
-    for (int i = 0; i < count * 2; i++) sum[i] = _mm512_setzero_ps();
-    for (int64_t k = 0; k < pairs; k += 4, w += 4 * LANES)
-        for (int i = 0; i < 4; i++) {
-            const __m512bh two = (__m512bh)_mm512_loadu_si512(w + i * LANES);
-            for (int r = 0; r < count; r++) {
-                __m512 *to = sum + 2 * r + i % 2;
-                *to = _mm512_dpbf16_ps(*to, two, (__m512bh)_mm512_set1_epi32((int32_t)x[r * pairs + k + i]));
-            }
-        }
-    for (int r = 0; r < count; r++) {
-        const floats total = (floats)_mm512_add_ps(sum[2 * r], sum[2 * r + 1]);
-        for (int64_t n = 0; n < width; n++) out[r * outputs + n] = total[n] + (bias ? bias[n] : 0);
-    }
-}
-
-/* out [rows][outputs] = x [rows][pairs] of two bfloat16 each, times the matrix, transposed; pairs: a multiple of 4. */
-void product_bfloat16(const uint32_t *w, const float *bias, const uint32_t *x, int64_t pairs, int64_t outputs,
-                      int64_t count, float *out, int threads) {
-    const int64_t blocks = (outputs + LANES - 1) / LANES;
-#pragma omp parallel num_threads(threads)
-    for (int64_t start = 0; start < count; start += CHUNK) {
-        const int64_t end = count - start < CHUNK ? count : start + CHUNK;
-#pragma omp for schedule(static)
-        for (int64_t block = 0; block < blocks; block++) {
-            const int64_t first = block * LANES, width = outputs - first < LANES ? outputs - first : LANES;
-            for (int64_t row = start; row < end; row += ROWS) {
-                const uint32_t *from = w + first * pairs, *rows = x + row * pairs;
-                const float *add = bias ? bias + first : 0;
-                float *to = out + row * outputs + first;
-#define BCASE(height) case height: tile_bfloat16(height, from, add, rows, pairs, to, outputs, width); break;
-                switch (end - row < ROWS ? end - row : ROWS) {
-                    BCASE(1) BCASE(2) BCASE(3) BCASE(4) BCASE(5) BCASE(6) BCASE(7) BCASE(8)
-                }
-            }
-        }
-    }
-}
-#endif

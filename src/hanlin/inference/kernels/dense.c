@@ -1,0 +1,133 @@
+/* Products of float32 rows with matrices kept in float32 or bfloat16.
+
+   A matrix is [blocks][steps][16] words of 32 bits: of 16 outputs in turn a column each, or two neighbouring columns in
+   bfloat16; there are 4 blocks or a multiple. Each result is one chain of multiplications and additions, a step at a
+   time, whatever the tile in which it is computed, so a row's result does not depend on how many rows or threads there
+   are. One or two rows take several blocks at once, so that the processor has enough chains to work on; more rows take
+   two, so that each number of x that is loaded is used twice. */
+
+#include "kernels.h"
+
+#if defined(HAS_FLOAT32)
+
+#if defined(__AVX512F__)
+enum { TALL = 12, WIDE = 2, WIDEST = 4 };
+#else
+enum { TALL = 6, WIDE = 1, WIDEST = 2 }; /* as many sums as there are registers for */
+#endif
+enum { FLOAT32, BFLOAT16, CHUNK = 120 };
+
+/* x: a number, or the bits of two in bfloat16. */
+INLINE floats multiply_add(const int kind, floats sum, floats w, const float *x) {
+#if defined(__AVX512F__)
+#if defined(HAS_BFLOAT16)
+    if (kind == BFLOAT16) return (floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)_mm512_set1_ps(*x));
+#endif
+    return (floats)_mm512_fmadd_ps((__m512)w, _mm512_set1_ps(*x), (__m512)sum);
+#else
+    union { floats all; __m256 part[2]; } to = {sum}, by = {w};
+    to.part[0] = _mm256_fmadd_ps(by.part[0], _mm256_broadcast_ss(x), to.part[0]);
+    to.part[1] = _mm256_fmadd_ps(by.part[1], _mm256_broadcast_ss(x), to.part[1]);
+    return to.all;
+#endif
+}
+
+/* x: [steps][rows] */
+INLINE void tile(const int kind, const int rows, const int wide, const Dense *m, int64_t block, const float *x,
+                 float *out) {
+    const uint32_t *w = m->words + block * m->steps * LANES;
+    floats sum[TALL * WIDE];
+    for (int i = 0; i < rows * wide; i++) sum[i] = (floats){0};
+    for (int64_t k = 0; k < m->steps; k++) {
+        floats part[WIDEST];
+        for (int b = 0; b < wide; b++) memcpy(part + b, w + (b * m->steps + k) * LANES, sizeof *part);
+        for (int r = 0; r < rows; r++)
+            for (int b = 0; b < wide; b++)
+                sum[r * wide + b] = multiply_add(kind, sum[r * wide + b], part[b], x + k * rows + r);
+    }
+    for (int b = 0; b < wide; b++) {
+        const int64_t first = (block + b) * LANES, width = m->outputs - first < LANES ? m->outputs - first : LANES;
+        for (int r = 0; r < rows; r++)
+            for (int64_t n = 0; n < width; n++)
+                out[r * m->outputs + first + n] = sum[r * wide + b][n] + (m->bias ? m->bias[first + n] : 0);
+    }
+}
+
+/* Each height is compiled by itself, so that its sums stay in registers. */
+#define FEW(height) case height: tile(kind, height, WIDEST, m, block, x, out); break;
+#define MANY(height) case height: for (int64_t b = 0; b < WIDEST; b += WIDE) tile(kind, height, WIDE, m, block + b, x, out); break;
+
+/* WIDEST blocks of up to TALL rows. */
+INLINE void tiles(const int kind, int height, const Dense *m, int64_t block, const float *x, float *out) {
+    switch (height) {
+        FEW(1) FEW(2) MANY(3) MANY(4) MANY(5) MANY(6)
+#if defined(__AVX512F__)
+        MANY(7) MANY(8) MANY(9) MANY(10) MANY(11) MANY(12)
+#endif
+    }
+}
+
+static void tiles_float32(int height, const Dense *m, int64_t block, const float *x, float *out) {
+    tiles(FLOAT32, height, m, block, x, out);
+}
+
+static void tiles_bfloat16(int height, const Dense *m, int64_t block, const float *x, float *out) {
+    tiles(BFLOAT16, height, m, block, x, out);
+}
+
+/* Row `at` of a tile of `height` rows as words, [steps][height]; in bfloat16 rounded to it, filled up with zero. */
+static void lay_out(int kind, const Dense *m, const float *x, int64_t height, int64_t at, float *to) {
+#if defined(HAS_BFLOAT16)
+    if (kind == BFLOAT16) {
+        for (int64_t k = 0; k < m->steps; k += LANES / 2) {
+            const int64_t left = m->inputs - 2 * k, steps = m->steps - k < LANES / 2 ? m->steps - k : LANES / 2;
+            const __m512 some = _mm512_maskz_loadu_ps(left < LANES ? (1u << left) - 1 : 0xFFFF, x + 2 * k);
+            const __m256bh rounded = _mm512_cvtneps_pbh(some);
+            float pairs[LANES / 2];
+            memcpy(pairs, &rounded, sizeof pairs);
+            for (int64_t i = 0; i < steps; i++) to[(k + i) * height + at] = pairs[i];
+        }
+        return;
+    }
+#endif
+    for (int64_t k = 0; k < m->steps; k++) to[k * height + at] = x[k];
+}
+
+static int product(int kind, const Dense *m, const float *x, int64_t count, float *out, int threads) {
+    const int64_t chunk = count < CHUNK ? count : CHUNK;
+    float *rows = malloc(chunk * m->steps * sizeof *rows);
+    if (!rows) return 1;
+#pragma omp parallel num_threads(threads)
+    for (int64_t start = 0; start < count; start += chunk) {
+        const int64_t here = count - start < chunk ? count - start : chunk, tall = (here + TALL - 1) / TALL;
+#pragma omp for schedule(static)
+        for (int64_t part = 0; part < tall; part++) {
+            const int64_t first = here * part / tall, height = here * (part + 1) / tall - first;
+            for (int64_t at = 0; at < height; at++)
+                lay_out(kind, m, x + (start + first + at) * m->inputs, height, at, rows + first * m->steps);
+        }
+#pragma omp for schedule(static)
+        for (int64_t block = 0; block < m->blocks; block += WIDEST)
+            for (int64_t part = 0; part < tall; part++) {
+                const int64_t first = here * part / tall, height = here * (part + 1) / tall - first;
+                const float *from = rows + first * m->steps;
+                float *to = out + (start + first) * m->outputs;
+                if (kind == BFLOAT16) tiles_bfloat16((int)height, m, block, from, to);
+                else tiles_float32((int)height, m, block, from, to);
+            }
+    }
+    free(rows);
+    return 0;
+}
+
+/* out [count][outputs] = x [count][inputs] times the matrix, transposed. Returns 0, or 1 where there is no memory. */
+int product_float32(const Dense *m, const float *x, int64_t count, float *out, int threads) {
+    return product(FLOAT32, m, x, count, out, threads);
+}
+
+#if defined(HAS_BFLOAT16)
+int product_bfloat16(const Dense *m, const float *x, int64_t count, float *out, int threads) {
+    return product(BFLOAT16, m, x, count, out, threads);
+}
+#endif
+#endif
