@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from hanlin.inference import Engine, Request
-from hanlin.inference.precision import computes_bfloat16, for_generation
+from hanlin.inference.precision import for_generation
 from hanlin.models import ModelConfig, Transformer
 from hanlin.tokenization import Tokenizer
 
@@ -150,7 +150,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    native = computes_bfloat16(torch.device("cpu"))
+    native = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     machine = {
         "threads": torch.get_num_threads(), "cpu": platform.processor(), "bfloat16_in_hardware": native,
         "torch": torch.__version__, "load": round(os.getloadavg()[0], 1),

@@ -26,9 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hanlin.inference import quantised
-from hanlin.inference.native import compiled, multiplies
-from hanlin.inference.precision import _has_half_product
-from hanlin.inference.products import DenseLinear, HalfLinear, PackedLinear, can_pack
+from hanlin.inference.native import compiled, multiplies_dense
+from hanlin.inference.products import DenseLinear
 from hanlin.inference.quantised import CodedLinear
 from hanlin.models.quantised import Bits, dequantise
 from hanlin.models.quantised import quantise as codes_of
@@ -63,25 +62,20 @@ def plain(dtype: torch.dtype) -> Form:
     return dtype.itemsize, make, lambda weight: weight.to(dtype).double()
 
 
+def packed(weight: Tensor) -> Product:
+    """oneDNN's product with a weight that is laid out for it."""
+    kept = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 16)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x.to(weight.dtype), kept, None, "none", [], "").float()
+
+
 def forms() -> dict[str, Form]:
-    cpu = torch.device("cpu")
     found = {"float32 F.linear": plain(torch.float32), "bfloat16 F.linear": plain(torch.bfloat16)}
     for dtype in (torch.float32, torch.bfloat16):
-        if can_pack(cpu, dtype):
-            name = str(dtype).removeprefix("torch.")
-            found[f"{name} oneDNN"] = (
-                dtype.itemsize,
-                lambda weight, dtype=dtype: PackedLinear(weight, None, dtype).product,
-                lambda weight, dtype=dtype: weight.to(dtype).double(),
-            )
-        if multiplies(dtype):
-            found[f"{str(dtype).removeprefix('torch.')} dense.c"] = (
-                dtype.itemsize,
-                lambda weight, dtype=dtype: DenseLinear(weight.to(dtype), None).product,
-                lambda weight, dtype=dtype: weight.to(dtype).double(),
-            )
-    if _has_half_product():
-        found["float16 FBGEMM"] = 2, lambda weight: HalfLinear(weight, None).product, lambda w: w.half().double()
+        name, exact = str(dtype).removeprefix("torch."), lambda weight, dtype=dtype: weight.to(dtype).double()
+        found[f"{name} oneDNN"] = dtype.itemsize, lambda weight, dtype=dtype: packed(weight.to(dtype)), exact
+        if multiplies_dense():
+            make = lambda weight, dtype=dtype: DenseLinear(weight.to(dtype), None).product  # noqa: E731 — a line each
+            found[f"{name} dense.c"] = dtype.itemsize, make, exact
     for native in (True, False):
         if native and compiled() is None:
             continue

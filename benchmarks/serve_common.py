@@ -69,10 +69,38 @@ def save(directory: Path, config: ModelConfig, dtype: torch.dtype = torch.float3
     return directory
 
 
-def engine_of(directory: Path, dtype: str, *, deterministic: bool | None = None, max_batch: int = 64) -> Engine:
+def idle_layers(folder: Path, config: ModelConfig, active: int) -> tuple[Path, Path]:
+    """A model of `config` in which only the first `active` layers change anything, and these alone as a model."""
+    whole = Transformer(config)
+    whole.init_weights(0)
+    small = Transformer(config.model_copy(update={"layers": active}))
+    with torch.no_grad():
+        for name, parameter in whole.named_parameters():
+            path = name.split(".")
+            if path[0] == "blocks" and int(path[1]) >= active:
+                if name.endswith(("attention.out.weight", "mlp.down.weight")):
+                    parameter.zero_()
+            else:
+                small.get_parameter(name).copy_(parameter)
+    for model, name in ((whole, "idle"), (small, "active")):
+        save_model(folder / name, model, spoken(config.vocabulary_size))
+    return folder / "idle", folder / "active"
+
+
+def guesses(engine: Engine, request: Request) -> float:
+    """The share of the tokens that were guessed for an answer that are right."""
+    scheduler = engine._make_scheduler()
+    scheduler.add([engine._sequence(request)])
+    while scheduler.busy:
+        scheduler.step()
+    return scheduler.load.accepted_tokens / max(1, scheduler.load.guessed_tokens)
+
+
+def engine_of(directory: Path, dtype: str, *, deterministic: bool | None = None, **settings: Any) -> Engine:
     """The engine as `hanlin.load` makes it, but that it forgets prompts: rounds ask the same again."""
-    model = load_for_generation(directory, dtype, CPU, deterministic is not False)
-    return Engine(model, Tokenizer.load(directory), max_batch=max_batch, deterministic=deterministic)
+    model = load_for_generation(directory, dtype, CPU)
+    settings = {"max_batch": 64, **settings}
+    return Engine(model, Tokenizer.load(directory), deterministic=deterministic, **settings)
 
 
 def mixed(

@@ -1,6 +1,6 @@
 """Speed of serving beside transformers and llama.cpp, on the same weights, in one run.
 
-    python benchmarks/serve_speed.py [--only a b c d e] [--dtype bfloat16 …] [--rounds 3] [--threads 2] [--json FILE]
+    python benchmarks/serve_speed.py [--only a b c d e f] [--dtype bfloat16 …] [--rounds 3] [--threads 2] [--json FILE]
     python benchmarks/serve_speed.py --quick
 
 A Llama of 100M parameters (hidden 768, 12 layers, 12 heads, 4 of keys and values, intermediate 2,048, vocabulary
@@ -17,6 +17,9 @@ c  Seconds to the first token of a prompt of 2,000 tokens and a few more, where 
    beginning is known.
 d  Requests of a through a live `hanlin serve`, streamed, 16 at once, beside the bare engine in a process of its own.
 e  What the same bits in any company cost in float32: tokens a second of generation with and without.
+f  Guessing ahead at batch 1, where the guesses are right: by lookup on prompts that are one passage again and again,
+   and by a draft of the model's first two layers, where its other ten change nothing (their last matrices are zero).
+   With the share of guesses that were accepted.
 
 Needs pip install 'hanlin[export]' transformers llama-cpp-python. --quick runs every part on a small model, to see that
 it works: its figures mean nothing.
@@ -47,13 +50,13 @@ from serve_peers import Continuous, Cpp, Padded, transformers_model
 
 import hanlin
 from hanlin.inference import Engine, Request
-from hanlin.inference.precision import DTYPES
+from hanlin.inference.precision import DTYPES, load_for_generation
 from hanlin.models import ModelConfig
 
 KINDS = {"float32": "f32", "bfloat16": "bf16", "int8": "q8_0", "int4": "q4_0"}
 BARS = {
     ("bfloat16", 1): 0.8, ("bfloat16", 16): 1.1, ("int8", 1): 0.9, ("int4", 1): 0.75,
-    "continuous": 2.0, "generate": 3.0, "prefix": 10.0, "service": 0.05, "deterministic": 0.10,
+    "continuous": 2.0, "generate": 3.0, "prefix": 10.0, "service": 0.05, "deterministic": 0.10, "speculation": 1.5,
 }  # fmt: skip
 PREFIX = 2000
 Result = Iterator[dict[str, Any]]
@@ -218,6 +221,28 @@ class Bench:
                 cost=1 - ratio(found["deterministic"], found["free"]), bar=BARS["deterministic"],
             )  # fmt: skip
 
+    # f ----------------------------------------------------------------
+
+    def speculation(self) -> Result:
+        whole, small = common.idle_layers(self.folder, self.config, 2)
+        rng = random.Random(0)
+        passage = [rng.randrange(self.config.vocabulary_size) for _ in range(24)]
+        request = Request(prompt_ids=passage * 8, max_new_tokens=2 * self.new, ignore_eos=True)
+        for dtype in self.options.dtype:
+            draft = load_for_generation(small, dtype, common.CPU)
+            for name, guesser in (("lookup", "lookup"), ("draft", draft)):
+                plain, guessing = engine_of(whole, dtype), engine_of(whole, dtype, speculation=guesser)
+                assert plain.generate([request])[0].ids == guessing.generate([request])[0].ids
+                load = common.guesses(guessing, request)
+                contestants = {
+                    "plain": partial(decode_rate, plain, [request]), name: partial(decode_rate, guessing, [request])
+                }  # fmt: skip
+                found = race(f"f {dtype}", contestants, self.rounds)
+                yield report(
+                    "f", dtype=dtype, guesses=name, accepted=load, tokens_per_second=medians(found),
+                    ratio=ratio(found[name], found["plain"]), bar=BARS["speculation"],
+                )  # fmt: skip
+
 
 LLAMA_QUICK = ModelConfig.model_validate(
     {
@@ -245,6 +270,7 @@ PARTS: dict[str, Callable[[Bench], Result]] = {
     "c": Bench.shared_prefix,
     "d": Bench.service_overhead,
     "e": Bench.determinism,
+    "f": Bench.speculation,
 }
 
 

@@ -14,7 +14,7 @@ import yaml
 import hanlin
 from hanlin.artifacts import HanlinError
 from hanlin.artifacts.written import Loader
-from hanlin.inference import embeddings
+from hanlin.inference import scoring
 from hanlin.serving.keys import Keys
 from hanlin.serving.settings import ModelSettings
 from hanlin.serving.store import Database
@@ -103,7 +103,7 @@ def test_log_probabilities_of_prompts_need_little_memory(live: Live, monkeypatch
     """Scores of the whole vocabulary are made for few positions at a time, and of one prompt at a time."""
     rows: list[int] = []
     reading = 0
-    honest, logits = embeddings.prompt_logprobs, type(live.model.engine.model).logits
+    honest, logits = scoring.score_with_top, type(live.model.engine.model).logits
 
     def counted(model: Any, hidden: Any) -> Any:
         rows.append(hidden.shape[0])
@@ -121,9 +121,9 @@ def test_log_probabilities_of_prompts_need_little_memory(live: Live, monkeypatch
     version = live.service.models.choose("long", "")
     assert version.model is not None
     size = version.model.config.vocabulary_size
-    monkeypatch.setattr(embeddings, "LOGIT_BYTES", 4 * size * 50)
+    monkeypatch.setattr(scoring, "LOGIT_BYTES", 4 * size * 50)
     monkeypatch.setattr(type(live.model.engine.model), "logits", counted)
-    monkeypatch.setattr("hanlin.serving.api.service.prompt_logprobs", alone)
+    monkeypatch.setattr("hanlin.serving.api.service.score_with_top", alone)
     body = {"model": "long", "prompt": [[97] * 700] * 3, "max_tokens": 1, "prompt_logprobs": 2, "temperature": 0}
     answer = live.post("/v1/completions", body).json()
     for choice in answer["choices"]:

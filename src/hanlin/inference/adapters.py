@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hanlin.artifacts import HanlinError
-from hanlin.inference.products import PackedLinear
+from hanlin.inference.native import dense_product, multiplies_dense
+from hanlin.inference.products import Function
 from hanlin.models import ModelConfig
 from hanlin.models.adapter_files import read_adapter
 from hanlin.models.lora_layers import Adapter
@@ -22,11 +24,10 @@ class _Beside:
 
     def __init__(self, adapter: Adapter, device: torch.device, weight: Tensor | None, bias: Tensor | None) -> None:
         rank, scale = adapter.settings.rank, adapter.settings.scale
-        self.a = PackedLinear(adapter.a.detach().to(device), None, torch.float32).product
+        self.a = _product(adapter.a.detach().to(device))
         scaled = (adapter.b.detach() * scale).to(device)
         self.parts = [
-            (start, stop, PackedLinear(part, None, torch.float32).product)
-            for (start, stop), part in zip(adapter.rows, scaled.split(adapter.widths))
+            (start, stop, _product(part)) for (start, stop), part in zip(adapter.rows, scaled.split(adapter.widths))
         ]
         self.rank = rank
         factor = None if weight is None else adapter.factor(weight)
@@ -43,6 +44,13 @@ class _Beside:
             out *= self.factor
             if self.bias is not None:
                 out += self.bias
+
+
+def _product(weight: Tensor) -> Function:
+    weight = weight.float()
+    if weight.device.type == "cpu" and multiplies_dense():
+        return dense_product(weight, None)
+    return lambda x: F.linear(x, weight)
 
 
 class LoadedAdapter:
@@ -68,8 +76,8 @@ class LoraSet:
     """Adapters of one base model, by name; the base's weights are shared and never touched.
 
     A step asks `segments` once which rows use which adapter, and after the product of each linear layer lets `add` work
-    them in. A row's result has the same bits in any company: its adapter's products are `PackedLinear`'s, and no other
-    adapter takes part in them.
+    them in. Where `alike`, a row's result has the same bits in any company: no other adapter takes part in
+    its products.
     """
 
     def __init__(self, config: ModelConfig, device: torch.device, fetch: Callable[[str], Tensor] | None = None) -> None:
@@ -77,6 +85,7 @@ class LoraSet:
         (DoRA) need the base's weights once, when they are loaded; without it they are refused."""
         self.config, self.device, self._fetch = config, device, fetch
         self._adapters: dict[str, LoadedAdapter] = {}
+        self.alike = device.type == "cpu" and multiplies_dense()
 
     @property
     def names(self) -> list[str]:

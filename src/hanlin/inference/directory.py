@@ -36,7 +36,7 @@ class Opened(NamedTuple):
         return found
 
 
-def open_directory(directory: Path | str, dtype: str, device: str, deterministic: bool) -> Opened:
+def open_directory(directory: Path | str, dtype: str, device: str) -> Opened:
     """The model, its weights in the form of `dtype` in which they generate fastest (`precision`), its tokenizer, and
     what ends its answers.
 
@@ -56,7 +56,7 @@ def open_directory(directory: Path | str, dtype: str, device: str, deterministic
     if not (directory / "tokenizer.json").is_file():
         raise HanlinError(f"{directory} holds no tokenizer.json: put the model's tokenizer beside its weights")
     tokenizer = Tokenizer.load(directory)
-    model = load_for_generation(directory, dtype, place, deterministic)
+    model = load_for_generation(directory, dtype, place)
     return Opened(directory, model, tokenizer, end_ids(directory))
 
 

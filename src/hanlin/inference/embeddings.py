@@ -1,8 +1,8 @@
-"""What a model makes of whole texts: one vector a text, and how likely each token of a text is."""
+"""What a model makes of whole texts: one vector a text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hanlin.artifacts import HanlinError
-from hanlin.inference.numbers import floats, integers
-from hanlin.inference.scoring import LOGIT_BYTES
 from hanlin.models import Transformer
 
 Pooling = Literal["mean", "last"]
@@ -53,39 +51,6 @@ def _pooled(model: Transformer, texts: Sequence[Sequence[int]], pooling: Pooling
         real = torch.arange(hidden.shape[1], device=device) < lengths[:, None]
         vectors = (hidden * real[:, :, None]).sum(1) / lengths[:, None]
     return F.normalize(vectors, dim=1).cpu()
-
-
-@torch.inference_mode()
-def prompt_logprobs(
-    model: Transformer, ids: Sequence[int], top: int
-) -> tuple[list[float | None], list[Mapping[int, float] | None]]:
-    """For each token of a text its natural log-probability given those before it, and the `top` likeliest tokens there
-    (and the token itself) with theirs. None for the first, which nothing predicts.
-
-    The scores of the vocabulary are made for a few positions at a time, so that they need little memory however long
-    the text is. Raises HanlinError as `embed` does.
-    """
-    _check(model, ids, "the prompt")
-    device = model.embedding.weight.device
-    values: list[float | None] = [None]
-    likeliest: list[Mapping[int, float] | None] = [None]
-    if len(ids) == 1:
-        return values, likeliest
-    hidden = model.hidden(torch.tensor([list(ids[:-1])], device=device))[0]
-    labels = torch.tensor(ids[1:], device=device)
-    step = max(1, LOGIT_BYTES // (4 * model.config.vocabulary_size))
-    for start in range(0, hidden.shape[0], step):
-        logprobs = model.logits(hidden[start : start + step]).float().log_softmax(dim=1)
-        tokens = labels[start : start + step]
-        chosen = floats(logprobs.gather(1, tokens[:, None])[:, 0])
-        values += chosen
-        best = logprobs.topk(top, dim=1) if top else None
-        for row, (token, value) in enumerate(zip(ids[start + 1 :], chosen)):
-            entry: dict[int, float] = {}
-            if best is not None:
-                entry = dict(zip(integers(best.indices[row]), floats(best.values[row])))
-            likeliest.append({**entry, token: value})
-    return values, likeliest
 
 
 def _check(model: Transformer, ids: Sequence[int], name: str) -> None:

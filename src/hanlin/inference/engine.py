@@ -82,7 +82,7 @@ class Engine:
         where `deterministic` is asked for and can't be had; UsageError for a model in memory without its tokenizer.
         """
         if not isinstance(model, Transformer):
-            opened = open_directory(model, dtype, device, deterministic is not False)
+            opened = open_directory(model, dtype, device)
             model, tokenizer, frozen = opened.model, opened.tokenizer, True
             eos_ids = opened.eos_ids if eos_ids is None else eos_ids
             if adapters is not None and not isinstance(adapters, LoraSet):

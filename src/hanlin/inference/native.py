@@ -91,14 +91,17 @@ def coded_product(
 
 def dense_product(weight: Tensor, bias: Tensor | None) -> Product:
     """The product with a float32 or bfloat16 matrix [outputs, inputs]; for bfloat16 rows are rounded to it. Only where
-    `multiplies` says so."""
+    `multiplies_dense` says so."""
     outputs, inputs = weight.shape
-    each = 4 // weight.dtype.itemsize
-    padded = F.pad(weight, (0, -inputs % each, 0, -outputs % 64)).contiguous()
-    # [blocks, steps, 16]: of 16 outputs in turn 32 bits each.
-    words = padded.view(torch.int32).unflatten(0, (-1, 16)).transpose(1, 2).contiguous()
+    # Rows of whole words of 32 bits.
+    weight = F.pad(weight, (0, -inputs % (4 // weight.dtype.itemsize))).contiguous()
+    steps, blocks = weight.shape[1] * weight.dtype.itemsize // 4, -(-outputs // 64) * 4
+    words = torch.empty(blocks * steps * 16, dtype=torch.int32)
+    library = compiled()
+    assert library is not None
+    library.dense_words(weight.data_ptr(), outputs, steps, blocks, words.data_ptr(), torch.get_num_threads())
     bias = None if bias is None else bias.float().contiguous()
-    matrix = Dense(address(words), address(bias), outputs, inputs, words.shape[1], words.shape[0])
+    matrix = Dense(address(words), address(bias), outputs, inputs, steps, blocks)
     return Product(str(weight.dtype).removeprefix("torch."), matrix, (words, bias))
 
 
@@ -107,10 +110,9 @@ def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def multiplies(dtype: torch.dtype) -> bool:
-    """Whether this processor and its compiler have what dense.c multiplies float32 or bfloat16 by."""
-    name = str(dtype).removeprefix("torch.")
-    return hasattr(compiled(), f"product_{name}")
+def multiplies_dense() -> bool:
+    """Whether this processor and its compiler have what dense.c multiplies by (AVX2 and FMA, or AVX-512)."""
+    return hasattr(compiled(), "product_float32")
 
 
 @functools.cache
@@ -149,6 +151,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "product_bfloat16": _PRODUCT,
     "add_norm": (None, (_POINTER, _POINTER, _POINTER, _FLOAT, _SIZE, _SIZE, _POINTER, _INT)),
     "gate": (None, (_POINTER, _SIZE, _SIZE, _POINTER, _INT)),
+    "dense_words": (None, (_POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _INT)),
     "blocks": (_INT, (*(_POINTER,) * 8, *(_SIZE,) * 3, _INT)),
     "scan": (None, (_POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER, _INT)),
     "place": (None, (_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _INT)),

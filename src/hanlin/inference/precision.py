@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from hanlin.artifacts import UsageError
-from hanlin.inference.native import multiplies
-from hanlin.inference.products import DenseLinear, FrozenLinear, HalfLinear, PackedLinear
+from hanlin.inference.native import multiplies_dense
+from hanlin.inference.products import DenseLinear
 from hanlin.inference.quantised import CodedLinear
 from hanlin.models import ModelConfig, Transformer
 from hanlin.models.hub import WeightReader, load_model
@@ -24,30 +24,6 @@ DTYPES = ("float32", "bfloat16", "int8", "int4")
 weights; both of the matrices alone, and the arithmetic is that of float32."""
 Make = Callable[[Tensor, "Tensor | None"], nn.Module]
 """Makes a layer of a weight [out, in] and a bias."""
-
-_BLOCK = 1 << 22
-"""Weights checked at once, so that the check needs little memory."""
-
-
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether this device multiplies bfloat16 matrices in hardware. An x86 CPU without avx512_bf16 or AMX emulates
-    it, with 16 rows or more at a third to a half of its float32 speed."""
-    if device.type != "cpu":
-        return True
-    found = torch.cpu.get_capabilities()
-    return any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def fits_half(weight: Tensor) -> bool:
-    """Whether float16 holds this matrix as well as bfloat16 does: every number exactly, but for those below 2^-17,
-    where float16 is off by at most 2^-25. bfloat16 has 3 bits less of mantissa, so only its larger range could be
-    lost."""
-    height = max(1, _BLOCK // weight.shape[1])
-    for start in range(0, weight.shape[0], height):
-        exact = weight[start : start + height].float()
-        if not bool(((exact.half().float() - exact).abs() <= 2.0**-25).all()):
-            return False
-    return True
 
 
 class FrozenEmbedding(nn.Module):
@@ -96,19 +72,18 @@ class FrozenTransformer(Transformer):
         return self.output(hidden)
 
 
-def for_generation(model: Transformer, dtype: str | None = None, deterministic: bool = True) -> Transformer:
+def for_generation(model: Transformer, dtype: str | None = None) -> Transformer:
     """The model in the form in which it generates fastest on its device, its weights in `dtype` (None: as they are);
     `model` itself is not to be used afterwards: its weights are taken over one by one. Adapters are merged.
 
-    With `deterministic` a row's result has the same bits in any company wherever that costs at most a row (see
-    `PackedLinear`). Raises UsageError for another dtype.
+    Raises UsageError for another dtype.
     """
     merge_lora(model)
     weight = model.embedding.weight
     kind = dtype or str(weight.dtype).removeprefix("torch.")
     if dtype is None and kind not in DTYPES:
         return model.eval()
-    make = layer_maker(kind, weight.device, deterministic)
+    make = layer_maker(kind, weight.device)
     if make is None:
         return model.eval().to(getattr(torch, kind))
     return FrozenTransformer.build(model.config, functools.partial(_take, model), make, _rounding(kind))
@@ -122,22 +97,20 @@ def quantise(model: Transformer, dtype: str) -> Transformer:
     return for_generation(model, dtype)
 
 
-def load_for_generation(
-    directory: Path | str, dtype: str, device: torch.device, deterministic: bool = True
-) -> Transformer:
+def load_for_generation(directory: Path | str, dtype: str, device: torch.device) -> Transformer:
     """`for_generation` of the model in a Hugging Face directory, read and laid out a matrix at a time: there is never
     a second copy of the whole model, and the rows of its embedding stay in the mapped file.
 
     Raises as `hub.load_model`, and UsageError for another dtype.
     """
-    make = layer_maker(dtype, device, deterministic)
+    make = layer_maker(dtype, device)
     if make is None:
         return load_model(directory, dtype, device).eval()
     reader = WeightReader(directory)
     return FrozenTransformer.build(reader.config, lambda name: reader(name).to(device), make, _rounding(dtype))
 
 
-def layer_maker(dtype: str, device: torch.device, deterministic: bool = True) -> Make | None:
+def layer_maker(dtype: str, device: torch.device) -> Make | None:
     """What makes linear layers with weights in `dtype` on `device`; None: an ordinary model is the fastest form.
 
     Raises UsageError for another dtype.
@@ -146,25 +119,9 @@ def layer_maker(dtype: str, device: torch.device, deterministic: bool = True) ->
         raise UsageError(f"dtype is {dtype!r}: it must be one of {', '.join(DTYPES)}")
     if dtype in ("int8", "int4"):
         return lambda weight, bias: CodedLinear(weight, bias, 8 if dtype == "int8" else 4)
-    if device.type != "cpu":
+    if device.type != "cpu" or not multiplies_dense():
         return None
-    if dtype == "float32" and multiplies(torch.float32):
-        return lambda weight, bias: DenseLinear(weight.float(), bias)
-    if dtype == "float32":
-        return lambda weight, bias: PackedLinear(weight, bias, torch.float32, deterministic)
-    if computes_bfloat16(device) and multiplies(torch.bfloat16):
-        return lambda weight, bias: DenseLinear(weight.bfloat16(), bias)
-    if computes_bfloat16(device):
-        return lambda weight, bias: PackedLinear(weight, bias, torch.bfloat16, deterministic)
-    if not _has_half_product():
-        return None
-
-    def half(weight: Tensor, bias: Tensor | None) -> FrozenLinear:
-        weight, bias = weight.bfloat16(), None if bias is None else bias.bfloat16()
-        fits = fits_half(weight)
-        return HalfLinear(weight, bias) if fits else PackedLinear(weight, bias, torch.float32, deterministic)
-
-    return half
+    return lambda weight, bias: DenseLinear(weight.to(getattr(torch, dtype)), bias)
 
 
 def _rounding(dtype: str) -> torch.dtype:
@@ -181,8 +138,3 @@ def _take(model: Transformer, name: str) -> Tensor:
     if name != "embedding.weight":
         setattr(module, kind, None)
     return found
-
-
-def _has_half_product() -> bool:
-    """Whether this build of PyTorch has FBGEMM's float16 product (x86 builds do)."""
-    return "fbgemm" in torch.backends.quantized.supported_engines

@@ -88,6 +88,8 @@ class Step:
 
     def _is_alike(self) -> bool:
         """Whether what is not a product gives a row the same bits in any company."""
+        if self.adapters is not None and not self.adapters.alike:
+            return False
         given = self.config, self.dtype, self.device
         return activations_are_alike(self.config) and (is_native(*given) or attention_is_alike(*given))
 

@@ -25,10 +25,8 @@ enum { CODED, FLOAT32, BFLOAT16 };
 static int product_of(const Linear *linear, const float *x, int64_t rows, float *out, int threads) {
     switch (linear->kind) {
         case CODED: return product_coded(linear->matrix, x, rows, out, threads);
-#if defined(HAS_FLOAT32)
+#if defined(HAS_DENSE)
         case FLOAT32: return product_float32(linear->matrix, x, rows, out, threads);
-#endif
-#if defined(HAS_BFLOAT16)
         case BFLOAT16: return product_bfloat16(linear->matrix, x, rows, out, threads);
 #endif
     }

@@ -1,14 +1,15 @@
 /* Products of float32 rows with matrices kept in float32 or bfloat16.
 
    A matrix is [blocks][steps][16] words of 32 bits: of 16 outputs in turn a column each, or two neighbouring columns in
-   bfloat16; there are 4 blocks or a multiple. Each result is one chain of multiplications and additions, a step at a
+   bfloat16; there are 4 blocks or a multiple. Processors that multiply bfloat16 round x to it too; others take the
+   weights apart and multiply in float32. Each result is one chain of multiplications and additions, a step at a
    time, whatever the tile in which it is computed, so a row's result does not depend on how many rows or threads there
    are. One or two rows take several blocks at once, so that the processor has enough chains to work on; more rows take
    two, so that each number of x that is loaded is used twice. */
 
 #include "kernels.h"
 
-#if defined(HAS_FLOAT32)
+#if defined(HAS_DENSE)
 
 #if defined(__AVX512F__)
 enum { TALL = 12, WIDE = 2, WIDEST = 4 };
@@ -16,13 +17,14 @@ enum { TALL = 12, WIDE = 2, WIDEST = 4 };
 enum { TALL = 6, WIDE = 1, WIDEST = 2 }; /* as many sums as there are registers for */
 #endif
 enum { FLOAT32, BFLOAT16, CHUNK = 120 };
-
-/* x: a number, or the bits of two in bfloat16. */
-INLINE floats multiply_add(const int kind, floats sum, floats w, const float *x) {
-#if defined(__AVX512F__)
-#if defined(HAS_BFLOAT16)
-    if (kind == BFLOAT16) return (floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)_mm512_set1_ps(*x));
+#if defined(__AVX512BF16__)
+enum { PAIRED = 1 }; /* a step takes two neighbouring numbers of x in one word */
+#else
+enum { PAIRED = 0 };
 #endif
+
+INLINE floats fused(floats sum, floats w, const float *x) {
+#if defined(__AVX512F__)
     return (floats)_mm512_fmadd_ps((__m512)w, _mm512_set1_ps(*x), (__m512)sum);
 #else
     union { floats all; __m256 part[2]; } to = {sum}, by = {w};
@@ -32,18 +34,30 @@ INLINE floats multiply_add(const int kind, floats sum, floats w, const float *x)
 #endif
 }
 
-/* x: [steps][rows] */
+/* A step of one row; next: where its second number of x is, if there are two. */
+INLINE floats multiply_add(const int kind, floats sum, words w, const float *x, int next) {
+    if (kind == FLOAT32) return fused(sum, (floats)w, x);
+#if defined(__AVX512BF16__)
+    (void)next;
+    return (floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)_mm512_set1_ps(*x));
+#else
+    return fused(fused(sum, (floats)(w << 16), x), (floats)(w & 0xFFFF0000u), x + next);
+#endif
+}
+
+/* x: [steps][rows], or [steps][2][rows] where a step takes two numbers. */
 INLINE void tile(const int kind, const int rows, const int wide, const Dense *m, int64_t block, const float *x,
                  float *out) {
     const uint32_t *w = m->words + block * m->steps * LANES;
+    const int numbers = kind == BFLOAT16 && !PAIRED ? 2 : 1;
     floats sum[TALL * WIDE];
     for (int i = 0; i < rows * wide; i++) sum[i] = (floats){0};
     for (int64_t k = 0; k < m->steps; k++) {
-        floats part[WIDEST];
+        words part[WIDEST];
         for (int b = 0; b < wide; b++) memcpy(part + b, w + (b * m->steps + k) * LANES, sizeof *part);
         for (int r = 0; r < rows; r++)
             for (int b = 0; b < wide; b++)
-                sum[r * wide + b] = multiply_add(kind, sum[r * wide + b], part[b], x + k * rows + r);
+                sum[r * wide + b] = multiply_add(kind, sum[r * wide + b], part[b], x + k * numbers * rows + r, rows);
     }
     for (int b = 0; b < wide; b++) {
         const int64_t first = (block + b) * LANES, width = m->outputs - first < LANES ? m->outputs - first : LANES;
@@ -75,27 +89,29 @@ static void tiles_bfloat16(int height, const Dense *m, int64_t block, const floa
     tiles(BFLOAT16, height, m, block, x, out);
 }
 
-/* Row `at` of a tile of `height` rows as words, [steps][height]; in bfloat16 rounded to it, filled up with zero. */
-static void lay_out(int kind, const Dense *m, const float *x, int64_t height, int64_t at, float *to) {
-#if defined(HAS_BFLOAT16)
+/* Row `at` of a tile of `height` rows, `columns` of them, zeros behind the inputs; pairs of bfloat16 count as one. */
+static void lay_out(int kind, const Dense *m, const float *x, int64_t columns, int64_t height, int64_t at, float *to) {
+#if defined(__AVX512BF16__)
     if (kind == BFLOAT16) {
-        for (int64_t k = 0; k < m->steps; k += LANES / 2) {
-            const int64_t left = m->inputs - 2 * k, steps = m->steps - k < LANES / 2 ? m->steps - k : LANES / 2;
+        for (int64_t k = 0; k < columns; k += LANES / 2) {
+            const int64_t left = m->inputs - 2 * k, here = columns - k < LANES / 2 ? columns - k : LANES / 2;
             const __m512 some = _mm512_maskz_loadu_ps(left < LANES ? (1u << left) - 1 : 0xFFFF, x + 2 * k);
             const __m256bh rounded = _mm512_cvtneps_pbh(some);
             float pairs[LANES / 2];
             memcpy(pairs, &rounded, sizeof pairs);
-            for (int64_t i = 0; i < steps; i++) to[(k + i) * height + at] = pairs[i];
+            for (int64_t i = 0; i < here; i++) to[(k + i) * height + at] = pairs[i];
         }
         return;
     }
 #endif
-    for (int64_t k = 0; k < m->steps; k++) to[k * height + at] = x[k];
+    (void)kind;
+    for (int64_t k = 0; k < columns; k++) to[k * height + at] = k < m->inputs ? x[k] : 0;
 }
 
 static int product(int kind, const Dense *m, const float *x, int64_t count, float *out, int threads) {
     const int64_t chunk = count < CHUNK ? count : CHUNK;
-    float *rows = malloc(chunk * m->steps * sizeof *rows);
+    const int64_t columns = m->steps * (kind == BFLOAT16 && !PAIRED ? 2 : 1);
+    float *rows = malloc(chunk * columns * sizeof *rows);
     if (!rows) return 1;
 #pragma omp parallel num_threads(threads)
     for (int64_t start = 0; start < count; start += chunk) {
@@ -104,13 +120,13 @@ static int product(int kind, const Dense *m, const float *x, int64_t count, floa
         for (int64_t part = 0; part < tall; part++) {
             const int64_t first = here * part / tall, height = here * (part + 1) / tall - first;
             for (int64_t at = 0; at < height; at++)
-                lay_out(kind, m, x + (start + first + at) * m->inputs, height, at, rows + first * m->steps);
+                lay_out(kind, m, x + (start + first + at) * m->inputs, columns, height, at, rows + first * columns);
         }
 #pragma omp for schedule(static)
         for (int64_t block = 0; block < m->blocks; block += WIDEST)
             for (int64_t part = 0; part < tall; part++) {
                 const int64_t first = here * part / tall, height = here * (part + 1) / tall - first;
-                const float *from = rows + first * m->steps;
+                const float *from = rows + first * columns;
                 float *to = out + (start + first) * m->outputs;
                 if (kind == BFLOAT16) tiles_bfloat16((int)height, m, block, from, to);
                 else tiles_float32((int)height, m, block, from, to);
@@ -120,14 +136,24 @@ static int product(int kind, const Dense *m, const float *x, int64_t count, floa
     return 0;
 }
 
+/* The blocks of a matrix [outputs][steps] of words, zeros behind its last output. */
+void dense_words(const uint32_t *from, int64_t outputs, int64_t steps, int64_t blocks, uint32_t *to, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t block = 0; block < blocks; block++)
+        for (int64_t k = 0; k < steps; k += LANES) /* 16 rows at a time, so that each line of memory is read once */
+            for (int64_t i = 0; i < LANES; i++) {
+                const int64_t row = block * LANES + i, here = steps - k < LANES ? steps - k : LANES;
+                uint32_t *into = to + (block * steps + k) * LANES + i;
+                for (int64_t j = 0; j < here; j++) into[j * LANES] = row < outputs ? from[row * steps + k + j] : 0;
+            }
+}
+
 /* out [count][outputs] = x [count][inputs] times the matrix, transposed. Returns 0, or 1 where there is no memory. */
 int product_float32(const Dense *m, const float *x, int64_t count, float *out, int threads) {
     return product(FLOAT32, m, x, count, out, threads);
 }
 
-#if defined(HAS_BFLOAT16)
 int product_bfloat16(const Dense *m, const float *x, int64_t count, float *out, int threads) {
     return product(BFLOAT16, m, x, count, out, threads);
 }
-#endif
 #endif

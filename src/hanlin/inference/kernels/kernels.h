@@ -8,10 +8,7 @@
 #include <immintrin.h>
 #endif
 #if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
-#define HAS_FLOAT32
-#endif
-#if defined(__AVX512BF16__)
-#define HAS_BFLOAT16
+#define HAS_DENSE
 #endif
 
 enum { LANES = 16 };
@@ -46,6 +43,7 @@ typedef struct {
 int product_coded(const Coded *w, const float *x, int64_t count, float *out, int threads);
 int product_float32(const Dense *m, const float *x, int64_t count, float *out, int threads);
 int product_bfloat16(const Dense *m, const float *x, int64_t count, float *out, int threads);
+void dense_words(const uint32_t *from, int64_t outputs, int64_t steps, int64_t blocks, uint32_t *to, int threads);
 void add_norm(float *x, const float *y, const float *weight, float epsilon, int64_t size, int64_t rows, float *out,
               int threads);
 void gate(const float *inner, int64_t size, int64_t rows, float *out, int threads);

@@ -93,7 +93,7 @@ def check_sequences(count: int, settings: ServeSettings) -> None:
 
 @dataclass(frozen=True)
 class PromptScores:
-    """How likely a prompt's tokens are (`inference.embeddings.prompt_logprobs`)."""
+    """How likely a prompt's tokens are (`inference.scoring.score_with_top`)."""
 
     ids: Sequence[int]
     values: list[float | None]

@@ -15,7 +15,7 @@ from fastapi import Request as HttpRequest
 
 from hanlin.artifacts import HanlinError
 from hanlin.inference import LanguageModel, Request
-from hanlin.inference.embeddings import prompt_logprobs
+from hanlin.inference.scoring import score_with_top
 from hanlin.serving.annotation import Annotation
 from hanlin.serving.api.errors import ApiError
 from hanlin.serving.api.generation import Deadline, Preparation, deltas
@@ -159,8 +159,11 @@ class Ticket:
     async def prompt_scores(self, ids: Sequence[int], top: int) -> PromptScores:
         """Of one prompt at a time, in a thread: many long ones at once would need the memory of all."""
         async with self.service.reading:
-            values, tops = await asyncio.to_thread(prompt_logprobs, self.model.engine.model, ids, top)
-        return PromptScores(ids, values, tops)
+            pair = ids[:1], ids[1:]
+            found = await asyncio.to_thread(score_with_top, self.model.engine.model, [pair], len(ids), top)
+        values, tops = found[0]
+        tops = tops or [{token: value} for token, value in zip(ids[1:], values)]
+        return PromptScores(ids, [None, *values], [None, *tops])
 
     def pieces(self, requests: Sequence[Request]) -> AsyncGenerator[Piece]:
         """The pieces of the answers, each with its request's number, as far as the moderator lets them out.
