@@ -312,7 +312,7 @@ class Clients:
         async with connection(self.port, receive=4096) as (reader, writer):
             writer.write(encoded(CHAT, {**endless(rng), "stream": True, "logprobs": True, "top_logprobs": 20, "n": 2}))
             await answered(reader)
-            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.transport.pause_reading()  # type: ignore[attr-defined] — declared of no base class, but a socket's has it
             await asyncio.sleep(rng.uniform(1.5, 3) * self.patience)
         return "gone"
 

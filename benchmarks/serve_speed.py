@@ -155,7 +155,9 @@ class Bench:
         for dtype in self.options.dtype:
             engine = hanlin.load(directory, dtype).engine
 
-            def ask(known: bool, engine: Engine = engine, shared: list[list[int]] = []) -> float:  # noqa: B006
+            shared: list[list[int]] = []
+
+            def ask(known: bool, engine: Engine = engine, shared: list[list[int]] = shared) -> float:
                 if not known:
                     shared[:] = [[rng.randrange(config.vocabulary_size) for _ in range(prefix)]]
                 ids = [*shared[0], *(rng.randrange(config.vocabulary_size) for _ in range(16))]

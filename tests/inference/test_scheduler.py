@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -357,7 +358,8 @@ def test_a_stream_that_nobody_reads_any_more_is_over() -> None:
     async def look() -> None:
         stream = one.stream(requests[0])
         await anext(stream)
-        await stream.aclose()  # type: ignore[attr-defined]
+        assert isinstance(stream, AsyncGenerator)
+        await stream.aclose()
         task = asyncio.create_task(_read(one, requests[1]))
         await asyncio.sleep(0.02)
         task.cancel()

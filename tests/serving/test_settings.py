@@ -11,7 +11,7 @@ from hanlin.artifacts import HanlinError, UsageError
 from hanlin.serving.launch import launch
 from hanlin.serving.models import weights_hash
 from hanlin.serving.runs import model_directory
-from hanlin.serving.settings import ServeSettings, is_loopback, load_settings, parse_model
+from hanlin.serving.settings import ModelSettings, ServeSettings, is_loopback, load_settings, parse_model
 from tests.processes import hanlin
 
 
@@ -77,7 +77,7 @@ def test_what_is_loopback(host: str, only_here: bool) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org", ""])
 def test_no_wide_socket_without_keys(host: str, directory: Path, tmp_path: Path) -> None:
     settings = ServeSettings(
-        models=[{"path": str(directory)}],  # type: ignore[list-item]
+        models=[ModelSettings(path=str(directory))],
         host=host,
         database=str(tmp_path / "service.db"),
     )

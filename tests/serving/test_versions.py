@@ -193,7 +193,9 @@ def test_health_sees_an_engine_that_stands_still(long_directory: Path, monkeypat
     models = [ModelSettings(path=str(long_directory), name="m")]
     with serving(long_directory, models=models, stall_seconds=0.3) as live, live.client() as client:
         assert client.get("/health").json() == {"status": "ok"}
-        engine = live.service.models.in_memory()[0].model.engine  # type: ignore[union-attr]
+        model = live.service.models.in_memory()[0].model
+        assert model is not None
+        engine = model.engine
         still = engine.load
         stalled = type(still)(**{**vars(still), "running": 1, "waiting": 2})
         pulse = live.service.pulse

@@ -20,7 +20,7 @@ WATCH = """
 window.alarms = [];
 window.alert = (what) => window.alarms.push(`alert ${what}`);
 document.addEventListener("securitypolicyviolation", (event) => window.alarms.push(`${event.violatedDirective} ${event.blockedURI}`));
-"""  # noqa: E501
+"""  # noqa: E501 — JavaScript
 
 
 @pytest.fixture(scope="package")

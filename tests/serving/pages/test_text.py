@@ -29,7 +29,7 @@ MATH = """async (sources) => {
     const math = renderMath(source, display);
     return math && show(math.firstChild.firstChild);
   });
-}"""  # noqa: E501
+}"""  # noqa: E501 — JavaScript
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ GROW = """async ([texts, cuts]) => {
     }
   });
   return [wrong, [...names]];
-}"""  # noqa: E501
+}"""  # noqa: E501 — JavaScript
 
 
 def test_a_text_that_grows_ends_as_the_whole_and_only_with_harmless_elements(page: Any) -> None:

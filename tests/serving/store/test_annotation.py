@@ -275,7 +275,7 @@ def test_answers_become_files_that_training_reads(
     assert ranked.scores == [1, 2, 0]
     examples_read, report = read_instructions(out / "instructions.jsonl")
     assert report.quarantined == []
-    assert [[message.content for message in one.messages] for one in examples_read] == [  # type: ignore[union-attr]
+    assert [[message.content for message in one.messages or []] for one in examples_read] == [
         ["Say hi.", "Hi!"],
         ["Translate.", "one", "eins", "two", "zwei"],
         ["A soup?", "Boil."],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,16 @@ from hanlin.data.prompts import read_prompts
 from hanlin.serving.feedback import FeedbackStore, Stored
 from hanlin.serving.feedback_export import ACCOUNT, FILES, Export
 from hanlin.serving.store import Database
+from hanlin.tokenization.conversation import Message
 from tests.processes import hanlin
 from tests.serving.store.conftest import Clock
 from tests.serving.store.test_feedback import ASK, choice, edit, rating, said
+
+
+def first(messages: Sequence[Message] | None) -> object:
+    """What the first message says."""
+    assert messages
+    return messages[0].content
 
 
 def stored(*bodies: dict[str, Any], kind: str = "") -> list[Stored]:
@@ -69,7 +77,7 @@ def test_the_alignment_stages_readers_read_every_row(tmp_path: Path) -> None:
 
     pairs, report = read_preferences(tmp_path / "pairs.jsonl")
     assert (report.read, report.quarantined) == (3, [])
-    assert [(one.prompt[-1].content, one.chosen[0].content, one.rejected[0].content) for one in pairs] == [  # type: ignore[index]
+    assert [(one.prompt[-1].content, first(one.chosen), first(one.rejected)) for one in pairs] == [
         ("甲？", "好。", "坏。"),
         ("c", "right\u2028line", "wrong"),
         ("d", "No.", "A number."),
@@ -79,7 +87,7 @@ def test_the_alignment_stages_readers_read_every_row(tmp_path: Path) -> None:
 
     judged, report = read_preferences(tmp_path / "judged.jsonl")
     assert (dict(report.forms), report.quarantined) == ({"kto": 2}, [])
-    assert [(one.chosen is not None, (one.chosen or one.rejected)[0].content) for one in judged] == [  # type: ignore[index]
+    assert [(one.chosen is not None, first(one.chosen or one.rejected)) for one in judged] == [
         (False, "alone"),
         (True, "3"),
     ]
@@ -90,7 +98,7 @@ def test_the_alignment_stages_readers_read_every_row(tmp_path: Path) -> None:
 
     examples, report = read_instructions(tmp_path / "instructions.jsonl")
     assert (dict(report.forms), report.quarantined) == ({"messages": 3}, [])
-    assert [example.messages[-1].content for example in examples] == ["好。", "3", "right\u2028line"]  # type: ignore[union-attr]
+    assert [first((example.messages or [])[-1:]) for example in examples] == ["好。", "3", "right\u2028line"]
     prompts, _ = read_prompts([tmp_path / "pairs.jsonl", tmp_path / "instructions.jsonl"])
     assert len(prompts) == 6
 

@@ -61,7 +61,6 @@ export const ANNOTATION = {
   skipReason: ["In your words", "说说原因"],
   nothingLeft: ["There is nothing left for you in this project. Thank you.", "这个项目里没有需要你标注的任务了，谢谢！"],
   lookAgain: ["Look again", "再看看"],
-  sent: ["Sent.", "已提交。"],
   nextTask: ["Next task: {title}", "下一题：{title}"],
   noProjects: ["There are no projects yet. The operator of this server creates them.", "还没有项目，请联系服务器的运营者创建。"],
   figureTasks: ["tasks", "任务"],
