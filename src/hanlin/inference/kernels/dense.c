@@ -122,7 +122,8 @@ static int product(int kind, const Dense *m, const float *x, int64_t count, floa
             for (int64_t at = 0; at < height; at++)
                 lay_out(kind, m, x + (start + first + at) * m->inputs, columns, height, at, rows + first * columns);
         }
-#pragma omp for schedule(static)
+        /* Whoever is free takes the next: a thread that other work holds up does not hold up the others. */
+#pragma omp for schedule(dynamic)
         for (int64_t block = 0; block < m->blocks; block += WIDEST)
             for (int64_t part = 0; part < tall; part++) {
                 const int64_t first = here * part / tall, height = here * (part + 1) / tall - first;
