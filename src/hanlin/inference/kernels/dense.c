@@ -16,7 +16,7 @@ enum { TALL = 12, WIDE = 2, WIDEST = 4 };
 #else
 enum { TALL = 6, WIDE = 1, WIDEST = 2 }; /* as many sums as there are registers for */
 #endif
-enum { FLOAT32, BFLOAT16, CHUNK = 120 };
+enum { FLOAT32, BFLOAT16, KEPT = 1 << 17 }; /* KEPT: numbers of x that are worked on at once, half of what a core caches */
 #if defined(__AVX512BF16__)
 enum { PAIRED = 1 }; /* a step takes two neighbouring numbers of x in one word */
 #else
@@ -109,8 +109,8 @@ static void lay_out(int kind, const Dense *m, const float *x, int64_t columns, i
 }
 
 static int product(int kind, const Dense *m, const float *x, int64_t count, float *out, int threads) {
-    const int64_t chunk = count < CHUNK ? count : CHUNK;
     const int64_t columns = m->steps * (kind == BFLOAT16 && !PAIRED ? 2 : 1);
+    const int64_t most = KEPT / columns < TALL ? TALL : KEPT / columns / TALL * TALL, chunk = count < most ? count : most;
     float *rows = malloc(chunk * columns * sizeof *rows);
     if (!rows) return 1;
 #pragma omp parallel num_threads(threads)
