@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 class Coded(ctypes.Structure):
-    """`Coded` of coded.c."""
+    """`Coded` of kernels.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("codes", "scales", "bias")),
@@ -48,7 +48,7 @@ class Coded(ctypes.Structure):
 
 
 class Dense(ctypes.Structure):
-    """`Dense` of dense.c."""
+    """`Dense` of kernels.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("words", "bias")),
@@ -83,14 +83,16 @@ class Product:
 def coded_product(
     bits: int, codes: Tensor, scales: Tensor, bias: Tensor | None, inputs: int, outputs: int, group: int
 ) -> Product:
-    """The product with a matrix of `bits` (8 or 4) bits a weight, laid out as coded.c says."""
+    """The product with a matrix [outputs, inputs] of `bits` (8 or 4) bits a weight, whose codes and scales are laid out
+    as `quantised.interleave` says; float32 bias [outputs]. `group`: columns that share a scale, of x or of both."""
     columns = -(-inputs // group) * group
     matrix = Coded(*map(address, (codes, scales, bias)), outputs, inputs, columns, group, bits)
     return Product("coded", matrix, (codes, scales, bias))
 
 
 def dense_product(weight: Tensor, bias: Tensor | None) -> Product:
-    """The product with a float32 or bfloat16 matrix [outputs, inputs]; for bfloat16 rows are rounded to it. Only where
+    """The product with a float32 or bfloat16 matrix [outputs, inputs] on the CPU, of which a copy is laid out as
+    dense.c says; bias [outputs]. For bfloat16, rows are rounded to it where the processor multiplies it. Only where
     `multiplies_dense` says so."""
     outputs, inputs = weight.shape
     # Rows of whole words of 32 bits.

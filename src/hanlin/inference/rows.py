@@ -14,7 +14,7 @@ LARGEST_HEAD = 256
 
 
 class Heads(ctypes.Structure):
-    """`Heads` of rows.c."""
+    """`Heads` of kernels.h."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("heads", "kv_heads", "size")),

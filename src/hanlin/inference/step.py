@@ -33,7 +33,7 @@ from hanlin.models import Transformer
 from hanlin.models.transformer import Attention, Block
 
 EXACT_ROWS, ROWS = 64, 32
-"""Above so many rows a step that calls oneDNN has a multiple of the second: it keeps about 0.5 MB of code for each
+"""Above so many rows a step that may call oneDNN has a multiple of the second: it keeps about 0.5 MB of code for each
 height that it has met, up to 1,024 of them."""
 
 
@@ -71,7 +71,7 @@ class Step:
         """Rows up to which a step is filled."""
         if deterministic is not False:
             most = MOST_FILLED if deterministic else 1
-            least = self._least_rows(most) if self._is_alike() else None
+            least = self._least_rows(most) if self._rest_is_alike() else None
             if least is None and deterministic:
                 raise HanlinError(
                     f"deterministic: on this machine ({self.device.type}, {str(self.dtype).removeprefix('torch.')}) a "
@@ -86,7 +86,7 @@ class Step:
         self.blocks = Blocks(model) if self.attention.native and Blocks.can_run(model) else None
         """Steps of generated tokens alone go through all blocks at once."""
 
-    def _is_alike(self) -> bool:
+    def _rest_is_alike(self) -> bool:
         """Whether what is not a product gives a row the same bits in any company."""
         if self.adapters is not None and not self.adapters.alike:
             return False
@@ -146,6 +146,7 @@ class Step:
         return self._score(x, added, plan, None)
 
     def _score(self, x: Tensor, added: Tensor | None, plan: Plan, answers: Tensor | None) -> Tensor:
+        """Logits after x + added [rows, hidden]; of the rows `answers`, or of all, but for fillings at the end."""
         if answers is not None:
             x, added = x.index_select(0, answers), added.index_select(0, answers) if added is not None else None
         _, normal = self.final_norm(x, added)
