@@ -33,8 +33,8 @@ class _Call(NamedTuple):
 
 
 class StepAttention:
-    """How a model's attention is computed, the same for all steps: by rows.c where that is there and by PyTorch's
-    kernel elsewhere; of prompts always by the latter. `alike`: so that a row's numbers do not depend on its company."""
+    """How a model's attention is computed, the same for all steps: by attend.c where that is there and by PyTorch's
+    kernel elsewhere. `alike`: so that a row's numbers do not depend on its company."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device, alike: bool) -> None:
         self.config, self.dtype, self.device = config, dtype, device
@@ -47,37 +47,33 @@ class StepAttention:
         self.wide = wide(dtype)
         self.epsilon = torch.tensor(config.norm_epsilon, dtype=self.wide, device=device)
 
-    def __call__(self, plan: Plan, positions: Tensor, cache: KVCache, turn: Turn) -> StepOf:
+    def __call__(self, plan: Plan, positions: Tensor, cache: KVCache, turn: Turn) -> RowAttention | StepOf:
         """That of the step whose tokens `plan` lists; positions [rows] are theirs and those of fillings after them."""
-        return (NativeStepOf if self.native else StepOf)(self, plan, positions, cache, turn)
+        if self.native:
+            return RowAttention(self.config, cache.data, torch.tensor(plan.slots), positions, turn)
+        return StepOf(self, plan, positions, cache, turn)
 
 
 def is_native(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether attention of generated tokens is computed by rows.c."""
+    """Whether attention is computed by attend.c."""
     return computes_rows(dtype, device) and config.head_dim <= LARGEST_HEAD
 
 
 class StepOf:
-    """Calls: (layer, joint [rows, heads + 2 · kv_heads, D], norms) -> [rows, heads · D], what its queries see; `joint`
-    is changed, and its keys and values are stored."""
+    """What `RowAttention` does, by PyTorch's kernel."""
 
     def __init__(self, how: StepAttention, plan: Plan, positions: Tensor, cache: KVCache, turn: Turn) -> None:
         self.how, self.config, self.device = how, how.config, how.device
         self.plan, self.cache, self.turn = plan, cache, turn
-        runs = self._prepare(positions)
-        self.calls = [self._call(run, positions) for run in runs]
-
-    def _prepare(self, positions: Tensor) -> list[Run]:
-        """What the kernel is to be called for."""
-        self.store = _Store(self.plan, positions, self.cache)
-        return [*self.plan.decode_runs(), *self.plan.prompt_runs(self.how.queries)]
+        self.store = _Store(plan, positions, cache)
+        self.calls = [self._call(run, positions) for run in (*plan.decode_runs(), *plan.prompt_runs(how.queries))]
 
     def __call__(self, layer: int, joint: Tensor, norms: Norms) -> Tensor:
         heads = self.config.heads
         if self.turn is not None:
             self._norm_rotate(joint[:, : heads + self.config.kv_heads], norms, self.turn)
         self.store(layer, joint[:, heads:])
-        return self._attend(layer, joint, None)
+        return self._attend(layer, joint)
 
     def _call(self, run: Run, positions: Tensor) -> _Call:
         first, count = run.sources[0], len(run.sources)
@@ -102,9 +98,10 @@ class StepOf:
             masks[window] = mask.repeat(1, 1, group, 1) if run.start >= 0 and group > 1 else mask
         return _Call(run, sources, places, targets, masks)
 
-    def _attend(self, layer: int, joint: Tensor, mixed: Tensor | None) -> Tensor:
-        """[rows, heads · D]: what the queries of the calls see, and of `mixed` the other rows."""
+    def _attend(self, layer: int, joint: Tensor) -> Tensor:
+        """[rows, heads · D]: what the queries see."""
         config, data, calls = self.config, self.cache.data, self.calls
+        mixed: Tensor | None = None
         heads, kv_heads, size = config.heads, config.kv_heads, config.head_dim
         group, strides = heads // kv_heads, data.stride()
         window, filled = config.window(layer), self.how.heads
@@ -159,23 +156,6 @@ class StepOf:
         (first, second), (cos, sin) = both.chunk(2, -1), turn
         left, right = (first * cos).addcmul_(second, sin, value=-1), (second * cos).addcmul_(first, sin)
         joint.copy_(torch.cat((left, right), -1))
-
-
-class NativeStepOf(StepOf):
-    """The same with rows.c, which reads as many keys of each sequence as it has."""
-
-    def _prepare(self, positions: Tensor) -> list[Run]:
-        slots = torch.tensor(self.plan.slots)
-        self.rows = RowAttention(self.config, self.cache.data, slots, positions, self.turn)
-        return self.plan.prompt_runs(self.how.queries)
-
-    def __call__(self, layer: int, joint: Tensor, norms: Norms) -> Tensor:
-        self.rows.place(layer, joint, norms)
-        mixed = joint.new_empty((joint.shape[0], self.config.heads * self.config.head_dim))
-        mixed[len(self.plan.tokens) :] = 0
-        if self.plan.decoded:
-            self.rows.attend(layer, joint, self.plan.decoded, mixed)
-        return self._attend(layer, joint, mixed) if self.calls else mixed
 
 
 class _Store:

@@ -1,4 +1,4 @@
-"""All blocks of a frozen model in one call of blocks.c, for generated tokens."""
+"""All blocks of a frozen model in one call of blocks.c."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from hanlin.inference.native import Product, compiled
+from hanlin.inference.native import Product, address, compiled
 from hanlin.inference.products import FrozenLinear
 from hanlin.inference.rows import LARGEST_HEAD, Heads, RowAttention
 from hanlin.models import Transformer
@@ -42,8 +42,8 @@ class _Stack(ctypes.Structure):
 
 
 class Blocks:
-    """Calls: (x [rows, hidden], which is changed, the attention of the step) -> the residual stream and what is to be
-    added to it, as before the final norm."""
+    """Calls: (x [rows, hidden], which is changed, the attention of the step, places [n] of the rows that are wanted, or
+    None for all) -> the residual stream and what is to be added to it, as before the final norm, [n, hidden] each."""
 
     def __init__(self, model: Transformer) -> None:
         library = compiled()
@@ -77,12 +77,13 @@ class Blocks:
             and sum(isinstance(linear.product, Product) for linear in frozen) == 4 * config.layers
         )
 
-    def __call__(self, x: Tensor, attention: RowAttention) -> tuple[Tensor, Tensor]:
-        added = torch.empty_like(x)
-        stack = ctypes.byref(self._stack)
-        if self._function(stack, x.data_ptr(), added.data_ptr(), *attention.arguments, x.shape[0], attention.threads):
-            raise MemoryError(f"no memory for a step of {x.shape[0]} rows")
-        return x, added
+    def __call__(self, x: Tensor, attention: RowAttention, answers: Tensor | None) -> tuple[Tensor, Tensor]:
+        added, rows = torch.empty_like(x), x.shape[0]
+        wanted = rows if answers is None else answers.shape[0]
+        given = ctypes.byref(self._stack), x.data_ptr(), added.data_ptr(), *attention.arguments, rows
+        if self._function(*given, address(answers), wanted, attention.threads):
+            raise MemoryError(f"no memory for a step of {rows} rows")
+        return x[:wanted], added[:wanted]
 
     def _norm(self, module: nn.Module | None) -> int | None:
         return None if module is None else cast(RMSNorm, module).weight.data_ptr()

@@ -23,7 +23,7 @@ from torch import Tensor
 from hanlin.artifacts import atomic_path
 
 SOURCES = tuple(
-    Path(__file__).parent / "kernels" / name for name in ("kernels.h", "coded.c", "dense.c", "rows.c", "blocks.c")
+    Path(__file__).parent / "kernels" / name for name in ("kernels.h", "coded.c", "dense.c", "rows.c", "attend.c", "blocks.c")
 )
 FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
 """No product and sum is contracted to one operation but where it is written so: each height of a tile would round in
@@ -154,7 +154,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "add_norm": (None, (_POINTER, _POINTER, _POINTER, _FLOAT, _SIZE, _SIZE, _POINTER, _INT)),
     "gate": (None, (_POINTER, _SIZE, _SIZE, _POINTER, _INT)),
     "dense_words": (None, (_POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _INT)),
-    "blocks": (_INT, (*(_POINTER,) * 8, *(_SIZE,) * 3, _INT)),
+    "blocks": (_INT, (*(_POINTER,) * 8, *(_SIZE,) * 3, _POINTER, _SIZE, _INT)),
     "scan": (None, (_POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER, _INT)),
     "place": (None, (_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _INT)),
     "attend": (None, (_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _INT)),

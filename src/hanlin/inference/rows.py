@@ -1,4 +1,4 @@
-"""What rows.c computes of float32 rows on a CPU, as functions of tensors."""
+"""What rows.c and attend.c compute of float32 rows on a CPU, as functions of tensors."""
 
 from __future__ import annotations
 
@@ -79,9 +79,13 @@ def row_sums(values: Tensor) -> Tensor:
 
 
 class RowAttention:
-    """Turns and stores a step's queries, keys and values, and computes what generated tokens see, each over as many
-    keys as it has. For `rows` tokens at these slots and positions [rows], whose cosines and sines [rows, D / 2] are
-    `turn` (None: learned positions); tokens after them fill the step up, and are stored nowhere."""
+    """Attention of a step's tokens: turns and stores their queries, keys and values, and computes what each sees, over
+    as many keys as it has. For tokens at these slots [rows] and positions [rows or more], whose cosines and sines
+    [rows, D / 2] are `turn` (None: learned positions); those after `rows` fill the step up, see nothing, and are stored
+    nowhere.
+
+    Calls: (layer, joint [rows or more, heads + 2 · kv_heads, D], norms) -> [rows or more, heads · D], what its queries
+    see; `joint` is changed."""
 
     def __init__(
         self, config: ModelConfig, data: Tensor, slots: Tensor, positions: Tensor, turn: tuple[Tensor, Tensor] | None
@@ -95,6 +99,10 @@ class RowAttention:
         self._turn = None if turn is None else (turn[0].contiguous(), turn[1].contiguous())
         self.threads = torch.get_num_threads()
         self._shape = config.heads, config.kv_heads, config.head_dim, config.norm_epsilon
+
+    def __call__(self, layer: int, joint: Tensor, norms: tuple[Tensor, Tensor] | None) -> Tensor:
+        self.place(layer, joint, norms)
+        return self.attend(layer, joint)
 
     @property
     def arguments(self) -> tuple[int | None, ...]:
@@ -112,12 +120,14 @@ class RowAttention:
         size = self._data.stride(2), joint.shape[0], self.threads
         self._place(ctypes.byref(heads), joint.data_ptr(), *pointers, *size)
 
-    def attend(self, layer: int, joint: Tensor, rows: int, out: Tensor) -> None:
-        """Into `out` [rows or more, heads · D] what the first `rows` queries see, each the positions up to its own."""
+    def attend(self, layer: int, joint: Tensor) -> Tensor:
+        """What the queries of joint see: each the positions of its sequence up to its own, which are in the cache."""
+        rows, out = joint.shape[0], joint.new_empty((joint.shape[0], self._config.heads * self._config.head_dim))
         heads, window = self._heads(None), self._config.window(layer)
         pointers = self._at.data_ptr(), self._positions.data_ptr(), self._layer(layer)
         size = self._data.stride(2), 1 << 60 if window is None else window, rows
         self._attend(ctypes.byref(heads), joint.data_ptr(), *pointers, *size, out.data_ptr(), self.threads)
+        return out
 
     def _heads(self, norms: tuple[Tensor, Tensor] | None) -> Heads:
         if norms is None:

@@ -2,7 +2,7 @@
 
 `Transformer.hidden` would compute the same (the tests hold the two together), but a step of generation is so little
 arithmetic that calling modules and small operations costs a good part of it: so it is written flat, and on a CPU what
-a layer does besides its products is a few functions in C (kernels/rows.c).
+a layer does is a few functions in C (kernels/), which one call goes through where no adapter is in between.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from hanlin.artifacts import HanlinError
 from hanlin.inference.adapters import LoadedAdapter, LoraSet
 from hanlin.inference.alike import MOST_FILLED, activations_are_alike, attention_is_alike, least_rows
-from hanlin.inference.attention import NativeStepOf, StepAttention, is_native
+from hanlin.inference.attention import StepAttention, is_native
 from hanlin.inference.blocks import Blocks
 from hanlin.inference.cache import KVCache
 from hanlin.inference.functions import (
@@ -29,6 +29,7 @@ from hanlin.inference.functions import (
 from hanlin.inference.numbers import integers
 from hanlin.inference.plan import Piece, Plan
 from hanlin.inference.products import FrozenLinear
+from hanlin.inference.rows import RowAttention
 from hanlin.models import Transformer
 from hanlin.models.transformer import Attention, Block
 
@@ -84,7 +85,7 @@ class Step:
         self.layers = [_Layer(cast(Block, block), self.dtype, self.device, alike) for block in model.blocks]
         self.final_norm = norm_function(model.final_norm, self.dtype, alike)
         self.blocks = Blocks(model) if self.attention.native and Blocks.can_run(model) else None
-        """Steps of generated tokens alone go through all blocks at once."""
+        """Steps without adapters go through all blocks at once."""
 
     def _rest_is_alike(self) -> bool:
         """Whether what is not a product gives a row the same bits in any company."""
@@ -128,8 +129,8 @@ class Step:
         attend = self.attention(plan, positions, cache, turn)
         answers = self._answers(plan)
         beside = self._beside(plan.adapters + [None] * filled)
-        if self.blocks is not None and not plan.prompts and beside is _base and isinstance(attend, NativeStepOf):
-            return self._score(*self.blocks(x, attend.rows), plan, answers)
+        if self.blocks is not None and beside is _base and isinstance(attend, RowAttention):
+            return self._score(*self.blocks(x, attend, answers), plan)
         added: Tensor | None = None
         for number, layer in enumerate(self.layers):
             name = f"blocks.{number}."
@@ -143,12 +144,10 @@ class Step:
             x, normal = layer.mlp_norm(x, beside(layer.out, name + "attention.out", mixed))
             inner = layer.activation(beside(layer.up, name + "mlp.up", normal))
             added = beside(layer.down, name + "mlp.down", inner)
-        return self._score(x, added, plan, None)
+        return self._score(x, added, plan)
 
-    def _score(self, x: Tensor, added: Tensor | None, plan: Plan, answers: Tensor | None) -> Tensor:
-        """Logits after x + added [rows, hidden]; of the rows `answers`, or of all, but for fillings at the end."""
-        if answers is not None:
-            x, added = x.index_select(0, answers), added.index_select(0, answers) if added is not None else None
+    def _score(self, x: Tensor, added: Tensor | None, plan: Plan) -> Tensor:
+        """Logits after x + added [answers, hidden], but for fillings at the end."""
         _, normal = self.final_norm(x, added)
         return self.model.logits(normal)[: len(plan.answers)].float()
 

@@ -23,25 +23,14 @@ enum { PAIRED = 1 }; /* a step takes two neighbouring numbers of x in one word *
 enum { PAIRED = 0 };
 #endif
 
-INLINE floats fused(floats sum, floats w, const float *x) {
-#if defined(__AVX512F__)
-    return (floats)_mm512_fmadd_ps((__m512)w, _mm512_set1_ps(*x), (__m512)sum);
-#else
-    union { floats all; __m256 part[2]; } to = {sum}, by = {w};
-    to.part[0] = _mm256_fmadd_ps(by.part[0], _mm256_broadcast_ss(x), to.part[0]);
-    to.part[1] = _mm256_fmadd_ps(by.part[1], _mm256_broadcast_ss(x), to.part[1]);
-    return to.all;
-#endif
-}
-
 /* A step of one row; next: where its second number of x is, if there are two. */
 INLINE floats multiply_add(const int kind, floats sum, words w, const float *x, int next) {
-    if (kind == FLOAT32) return fused(sum, (floats)w, x);
+    if (kind == FLOAT32) return fused(sum, (floats)w, all_of(*x));
 #if defined(__AVX512BF16__)
     (void)next;
     return (floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)_mm512_set1_ps(*x));
 #else
-    return fused(fused(sum, (floats)(w << 16), x), (floats)(w & 0xFFFF0000u), x + next);
+    return fused(fused(sum, (floats)(w << 16), all_of(*x)), (floats)(w & 0xFFFF0000u), all_of(x[next]));
 #endif
 }
 

@@ -11,7 +11,7 @@
 #define HAS_DENSE
 #endif
 
-enum { LANES = 16 };
+enum { LANES = 16, SMALL = 1 << 15 }; /* SMALL: work that one thread does before others are awake */
 
 typedef int32_t ints __attribute__((vector_size(64)));
 typedef uint32_t words __attribute__((vector_size(64)));
@@ -19,6 +19,71 @@ typedef int16_t halves __attribute__((vector_size(64)));
 typedef float floats __attribute__((vector_size(64)));
 
 #define INLINE static inline __attribute__((always_inline))
+
+INLINE floats all_of(float x) {
+    return (floats){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+}
+
+/* sum + x * y, rounded once where the processor can. */
+INLINE floats fused(floats sum, floats x, floats y) {
+#if defined(__AVX512F__)
+    return (floats)_mm512_fmadd_ps((__m512)x, (__m512)y, (__m512)sum);
+#elif defined(__AVX2__) && defined(__FMA__)
+    union { floats all; __m256 part[2]; } to = {sum}, one = {x}, other = {y};
+    to.part[0] = _mm256_fmadd_ps(one.part[0], other.part[0], to.part[0]);
+    to.part[1] = _mm256_fmadd_ps(one.part[1], other.part[1], to.part[1]);
+    return to.all;
+#elif defined(__ARM_FEATURE_FMA)
+    for (int i = 0; i < LANES; i++) sum[i] = __builtin_fmaf(x[i], y[i], sum[i]);
+    return sum;
+#else
+    return sum + x * y;
+#endif
+}
+
+/* Up to 16 numbers, zeros behind them. */
+INLINE floats load(const float *from, int64_t left) {
+    floats found = {0};
+    if (left >= LANES) memcpy(&found, from, sizeof found);
+    else memcpy(&found, from, left * sizeof *from);
+    return found;
+}
+
+INLINE void store(float *to, floats x, int64_t left) {
+    if (left >= LANES) memcpy(to, &x, sizeof x);
+    else memcpy(to, &x, left * sizeof *to);
+}
+
+INLINE float sum_of(floats x) {
+    typedef float half __attribute__((vector_size(32)));
+    typedef float quarter __attribute__((vector_size(16)));
+    union { floats all; half part[2]; } one = {x};
+    union { half all; quarter part[2]; } two = {one.part[0] + one.part[1]};
+    const quarter four = two.part[0] + two.part[1];
+    return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+INLINE floats choose(ints which, floats one, floats other) {
+    return (floats)((which & (ints)one) | (~which & (ints)other));
+}
+
+/* exp(x), x at most 88, to 2 units in the last place (the polynomial of Cephes' expf, Moshier 1992); below -87 zero. */
+INLINE floats exponential(floats x) {
+    const floats least = all_of(-87.0f);
+    const ints tiny = x < least;
+    x = choose(tiny, least, x);
+    floats n = x * 1.44269504088896341f + 12582912.0f; /* 1.5 * 2^23: rounds to an integer */
+    n -= 12582912.0f;
+    const floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    const ints power = (__builtin_convertvector(n, ints) + 127) << 23;
+    return choose(tiny, (floats){0}, p * (floats)power);
+}
 
 typedef struct {
     const uint8_t *codes; /* [blocks][columns * bits / 8][16], laid out by `interleave` in quantised.py */
@@ -53,7 +118,8 @@ void attend(const Heads *h, const float *joint, const int64_t *at, const int64_t
             int64_t stride, int64_t window, int64_t rows, float *out, int threads);
 struct Stack;
 int blocks(const struct Stack *s, float *x, float *added, const float *cos, const float *sin, const int64_t *at,
-           const int64_t *positions, float *cache, int64_t layer, int64_t stride, int64_t rows, int threads);
+           const int64_t *positions, float *cache, int64_t layer, int64_t stride, int64_t rows, const int64_t *answers,
+           int64_t count, int threads);
 void scan(const float *scores, int64_t size, int64_t rows, int64_t *best, float *largest, float *normaliser,
           int threads);
 #pragma GCC visibility pop
