@@ -6,7 +6,7 @@
 
 #include "kernels.h"
 
-enum { KEYS = 64, PARTS = KEYS / LANES, GROUP = 4, LONGEST = 16, QUERIES = 32, ROWS = 4, FEW = 12 };
+enum { KEYS = 64, PARTS = KEYS / LANES, GROUP = 4, LONGEST = 16, QUERIES = 32, ROWS = 4, FEW = 12, AHEAD = 16 };
 
 /* What the rows of one call share. */
 typedef struct {
@@ -62,7 +62,11 @@ INLINE void attend_row(const int count, const int vectors, int64_t size, const f
         const int low = first > start ? (int)(first - start) : 0, high = end - start < KEYS ? (int)(end - start) : KEYS;
         float scores[GROUP][KEYS];
         for (int k = low; k < high; k++) {
-            const float *key = keys + (start + k) * size;
+            const float *key = keys + (start + k) * size, *value = values + (start + k) * size;
+            for (int v = 0; v < vectors; v++) { /* memory is what takes long: so ask for it early */
+                __builtin_prefetch(key + AHEAD * size + v * LANES);
+                __builtin_prefetch(value + v * LANES);
+            }
             floats dot[GROUP];
             for (int q = 0; q < count; q++) dot[q] = (floats){0};
             for (int v = 0; v < vectors; v++) {

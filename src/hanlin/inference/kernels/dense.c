@@ -40,19 +40,23 @@ INLINE void tile(const int kind, const int rows, const int wide, const Dense *m,
     const uint32_t *w = m->words + block * m->steps * LANES;
     const int numbers = kind == BFLOAT16 && !PAIRED ? 2 : 1;
     floats sum[TALL * WIDE];
+#pragma GCC unroll 24
     for (int i = 0; i < rows * wide; i++) sum[i] = (floats){0};
     for (int64_t k = 0; k < m->steps; k++) {
         words part[WIDEST];
         for (int b = 0; b < wide; b++) memcpy(part + b, w + (b * m->steps + k) * LANES, sizeof *part);
+#pragma GCC unroll 12
         for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
             for (int b = 0; b < wide; b++)
                 sum[r * wide + b] = multiply_add(kind, sum[r * wide + b], part[b], x + k * numbers * rows + r, rows);
     }
     for (int b = 0; b < wide; b++) {
-        const int64_t first = (block + b) * LANES, width = m->outputs - first < LANES ? m->outputs - first : LANES;
-        for (int r = 0; r < rows; r++)
-            for (int64_t n = 0; n < width; n++)
-                out[r * m->outputs + first + n] = sum[r * wide + b][n] + (m->bias ? m->bias[first + n] : 0);
+        const int64_t first = (block + b) * LANES, left = m->outputs - first;
+        if (left <= 0) break;
+        const floats bias = m->bias ? load(m->bias + first, left) : (floats){0};
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; r++) store(out + r * m->outputs + first, sum[r * wide + b] + bias, left);
     }
 }
 
