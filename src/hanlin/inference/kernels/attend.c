@@ -11,9 +11,9 @@ enum { KEYS = 64, PARTS = KEYS / LANES, GROUP = 4, LONGEST = 16, QUERIES = 32, R
 /* What the rows of one call share. */
 typedef struct {
     const Heads *heads;
-    const float *joint, *cache;
+    const float *joint;
     const int64_t *at, *positions;
-    int64_t stride, window;
+    int64_t window;
     float *out;
 } Seen;
 
@@ -192,7 +192,7 @@ INLINE void attend_tile(const int vectors, int64_t size, const Seen *s, int64_t 
 }
 
 /* `count` rows from `row` on; sizes that are common are compiled by themselves. */
-static void attend_rows(const Seen *s, int64_t row, int count, int64_t head, int heads, const float *keys, const float *values) {
+static void attend_run(const Seen *s, int64_t row, int count, int64_t head, int heads, const float *keys, const float *values) {
     const int64_t size = s->heads->size, all = s->heads->heads + 2 * s->heads->kv_heads;
     if (count * heads > FEW) {
         if (size == 64) attend_tile(4, 64, s, row, count, head, heads, keys, values);
@@ -223,27 +223,33 @@ INLINE int follows(const Seen *s, int64_t row) {
 /* out [rows][heads][size]: what each of the `rows` queries of joint sees, at its position of the sequence whose keys lie
    before its own in the cache (see `place`), over the last `window` positions. Zeros where at[row] is negative. size: at
    most 256. */
+void attend_rows(Worker w, const Heads *h, const float *joint, const int64_t *at, const int64_t *positions,
+                 const float *cache, int64_t stride, int64_t window, int64_t rows, float *out) {
+    const Seen s = {h, joint, at, positions, window, out};
+    const int64_t size = h->size, group = h->heads / h->kv_heads;
+    TAKEN(w, i, rows * h->kv_heads, 1) {
+        const int64_t row = i / h->kv_heads, kv_head = i % h->kv_heads;
+        if (at[row] < 0) {
+            memset(out + (row * h->heads + kv_head * group) * size, 0, group * size * sizeof *out);
+            continue;
+        }
+        /* The rows of a tile are taken together, with the first of them. */
+        if (positions[row] % QUERIES && follows(&s, row)) continue;
+        int count = 1;
+        while (row + count < rows && positions[row + count] % QUERIES && follows(&s, row + count)) count++;
+        const float *keys = cache + at[row] - positions[row] * size + kv_head * stride;
+        for (int64_t q = 0; q < group; q += GROUP) {
+            const int heads = group - q < GROUP ? (int)(group - q) : GROUP;
+            attend_run(&s, row, count, kv_head * group + q, heads, keys, keys + h->kv_heads * stride);
+        }
+    }
+    meet(w);
+}
+
 void attend(const Heads *h, const float *joint, const int64_t *at, const int64_t *positions, const float *cache,
             int64_t stride, int64_t window, int64_t rows, float *out, int threads) {
-    const Seen s = {h, joint, cache, at, positions, stride, window, out};
-    const int64_t size = h->size, group = h->heads / h->kv_heads;
     int64_t seen = 0;
     for (int64_t row = 0; row < rows; row++) seen += positions[row] + 1;
-#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(threads) if (seen * h->heads * size > SMALL)
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t kv_head = 0; kv_head < h->kv_heads; kv_head++) {
-            if (at[row] < 0) {
-                memset(out + (row * h->heads + kv_head * group) * size, 0, group * size * sizeof *out);
-                continue;
-            }
-            /* The rows of a tile are taken together, with the first of them. */
-            if (positions[row] % QUERIES && follows(&s, row)) continue;
-            int count = 1;
-            while (row + count < rows && positions[row + count] % QUERIES && follows(&s, row + count)) count++;
-            const float *keys = cache + at[row] - positions[row] * size + kv_head * stride;
-            for (int64_t q = 0; q < group; q += GROUP) {
-                const int heads = group - q < GROUP ? (int)(group - q) : GROUP;
-                attend_rows(&s, row, count, kv_head * group + q, heads, keys, keys + h->kv_heads * stride);
-            }
-        }
+    TOGETHER(seen * h->heads * h->size > SMALL ? threads : 1,
+             attend_rows(w, h, joint, at, positions, cache, stride, window, rows, out));
 }

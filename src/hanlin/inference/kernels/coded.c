@@ -15,7 +15,7 @@ enum { ROWS = 8 };
 #else
 enum { ROWS = 4 }; /* as many sums as there are registers for */
 #endif
-enum { CHUNK = 64, LARGEST_GROUP = 128 };
+enum { CHUNK = 64, LARGEST_GROUP = 128, AT_ONCE = 4 }; /* AT_ONCE: blocks that a worker takes */
 
 /* In each lane: sum + w.low * x.low + w.high * x.high, of signed 16-bit halves. */
 INLINE ints dot(ints sum, ints w, int32_t x) {
@@ -133,32 +133,36 @@ INLINE void tile(const int count, const int bits, const Coded *w, int64_t block,
 static void tile8(int height, const Coded *w, int64_t block, const Rows *rows, int64_t row, float *out) { HEIGHTS(8) }
 static void tile4(int height, const Coded *w, int64_t block, const Rows *rows, int64_t row, float *out) { HEIGHTS(4) }
 
-/* out [count][outputs] = x [count][inputs] times the matrix, transposed. Returns 0, or 1 where there is no memory. */
-int product_coded(const Coded *w, const float *x, int64_t count, float *out, int threads) {
-    const int64_t groups = w->columns / w->group, blocks = (w->outputs + LANES - 1) / LANES;
+int64_t coded_scratch(const Coded *m, int64_t count) {
+    return (count < CHUNK ? count : CHUNK) * (m->columns / 2 + 2 * (m->columns / m->group)) * sizeof(int32_t);
+}
+
+void coded_rows(Worker w, const Coded *m, const float *x, int64_t count, float *out, void *scratch) {
+    const int64_t groups = m->columns / m->group, blocks = (m->outputs + LANES - 1) / LANES;
     const int64_t chunk = count < CHUNK ? count : CHUNK;
-    Rows rows;
-    rows.pairs = malloc(chunk * w->columns / 2 * sizeof *rows.pairs);
-    rows.scales = malloc(chunk * groups * sizeof *rows.scales);
-    rows.sums = malloc(chunk * groups * sizeof *rows.sums);
-    const int failed = !rows.pairs || !rows.scales || !rows.sums;
-    if (!failed) {
-#pragma omp parallel num_threads(threads)
-        for (int64_t start = 0; start < count; start += chunk) {
-            const int64_t here = count - start < chunk ? count - start : chunk;
-#pragma omp for schedule(static)
-            for (int64_t row = 0; row < here; row++) round_row(x + (start + row) * w->inputs, w, row, here, &rows);
-#pragma omp for schedule(static)
-            for (int64_t block = 0; block < blocks; block++)
+    Rows rows = {.pairs = scratch};
+    rows.sums = rows.pairs + chunk * m->columns / 2;
+    rows.scales = (float *)(rows.sums + chunk * groups);
+    for (int64_t start = 0; start < count; start += chunk) {
+        const int64_t here = count - start < chunk ? count - start : chunk;
+        SHARED(w, row, here) round_row(x + (start + row) * m->inputs, m, row, here, &rows);
+        meet(w);
+        TAKEN(w, some, blocks, AT_ONCE)
+            for (int64_t block = some; block < some + AT_ONCE && block < blocks; block++)
                 for (int64_t row = 0; row < here; row += ROWS) {
                     const int height = here - row < ROWS ? (int)(here - row) : ROWS;
-                    if (w->bits == 8) tile8(height, w, block, &rows, row, out + start * w->outputs);
-                    else tile4(height, w, block, &rows, row, out + start * w->outputs);
+                    if (m->bits == 8) tile8(height, m, block, &rows, row, out + start * m->outputs);
+                    else tile4(height, m, block, &rows, row, out + start * m->outputs);
                 }
-        }
+        meet(w);
     }
-    free(rows.pairs);
-    free(rows.scales);
-    free(rows.sums);
-    return failed;
+}
+
+/* out [count][outputs] = x [count][inputs] times the matrix, transposed. Returns 0, or 1 where there is no memory. */
+int product_coded(const Coded *m, const float *x, int64_t count, float *out, int threads) {
+    void *scratch = malloc(coded_scratch(m, count));
+    if (!scratch) return 1;
+    TOGETHER(threads, coded_rows(w, m, x, count, out, scratch));
+    free(scratch);
+    return 0;
 }

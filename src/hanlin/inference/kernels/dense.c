@@ -101,23 +101,28 @@ static void lay_out(int kind, const Dense *m, const float *x, int64_t columns, i
     for (int64_t k = 0; k < columns; k++) to[k * height + at] = k < m->inputs ? x[k] : 0;
 }
 
-static int product(int kind, const Dense *m, const float *x, int64_t count, float *out, int threads) {
-    const int64_t columns = m->steps * (kind == BFLOAT16 && !PAIRED ? 2 : 1);
-    const int64_t most = KEPT / columns < TALL ? TALL : KEPT / columns / TALL * TALL, chunk = count < most ? count : most;
-    float *rows = malloc(chunk * columns * sizeof *rows);
-    if (!rows) return 1;
-#pragma omp parallel num_threads(threads)
+/* Rows of `columns` numbers that are worked on at once. */
+static int64_t rows_at_once(int64_t columns, int64_t count) {
+    const int64_t most = KEPT / columns < TALL ? TALL : KEPT / columns / TALL * TALL;
+    return count < most ? count : most;
+}
+
+int64_t dense_scratch(const Dense *m, int64_t count) {
+    /* At most two numbers a step. */
+    return rows_at_once(m->steps, count) * 2 * m->steps * sizeof(float);
+}
+
+INLINE void product(Worker w, const int kind, const Dense *m, const float *x, int64_t count, float *out, float *rows) {
+    const int64_t columns = m->steps * (kind == BFLOAT16 && !PAIRED ? 2 : 1), chunk = rows_at_once(columns, count);
     for (int64_t start = 0; start < count; start += chunk) {
         const int64_t here = count - start < chunk ? count - start : chunk, tall = (here + TALL - 1) / TALL;
-#pragma omp for schedule(static)
-        for (int64_t part = 0; part < tall; part++) {
+        SHARED(w, part, tall) {
             const int64_t first = here * part / tall, height = here * (part + 1) / tall - first;
             for (int64_t at = 0; at < height; at++)
                 lay_out(kind, m, x + (start + first + at) * m->inputs, columns, height, at, rows + first * columns);
         }
-        /* Whoever is free takes the next: a thread that other work holds up does not hold up the others. */
-#pragma omp for schedule(dynamic)
-        for (int64_t block = 0; block < m->blocks; block += WIDEST)
+        meet(w);
+        TAKEN(w, block, m->blocks, WIDEST)
             for (int64_t part = 0; part < tall; part++) {
                 const int64_t first = here * part / tall, height = here * (part + 1) / tall - first;
                 const float *from = rows + first * columns;
@@ -125,9 +130,16 @@ static int product(int kind, const Dense *m, const float *x, int64_t count, floa
                 if (kind == BFLOAT16) tiles_bfloat16((int)height, m, block, from, to);
                 else tiles_float32((int)height, m, block, from, to);
             }
+        meet(w);
     }
-    free(rows);
-    return 0;
+}
+
+void float32_rows(Worker w, const Dense *m, const float *x, int64_t count, float *out, void *scratch) {
+    product(w, FLOAT32, m, x, count, out, scratch);
+}
+
+void bfloat16_rows(Worker w, const Dense *m, const float *x, int64_t count, float *out, void *scratch) {
+    product(w, BFLOAT16, m, x, count, out, scratch);
 }
 
 /* The blocks of a matrix [outputs][steps] of words, zeros behind its last output. */
@@ -144,10 +156,18 @@ void dense_words(const uint32_t *from, int64_t outputs, int64_t steps, int64_t b
 
 /* out [count][outputs] = x [count][inputs] times the matrix, transposed. Returns 0, or 1 where there is no memory. */
 int product_float32(const Dense *m, const float *x, int64_t count, float *out, int threads) {
-    return product(FLOAT32, m, x, count, out, threads);
+    void *scratch = malloc(dense_scratch(m, count));
+    if (!scratch) return 1;
+    TOGETHER(threads, float32_rows(w, m, x, count, out, scratch));
+    free(scratch);
+    return 0;
 }
 
 int product_bfloat16(const Dense *m, const float *x, int64_t count, float *out, int threads) {
-    return product(BFLOAT16, m, x, count, out, threads);
+    void *scratch = malloc(dense_scratch(m, count));
+    if (!scratch) return 1;
+    TOGETHER(threads, bfloat16_rows(w, m, x, count, out, scratch));
+    free(scratch);
+    return 0;
 }
 #endif

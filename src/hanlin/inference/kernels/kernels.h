@@ -1,9 +1,13 @@
 /* Vectors of 16 numbers, which compilers cut to what the processor has, and what the files give each other. */
 
 #include <math.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -11,7 +15,7 @@
 #define HAS_DENSE
 #endif
 
-enum { LANES = 16, SMALL = 1 << 15 }; /* SMALL: work that one thread does before others are awake */
+enum { LANES = 16, SMALL = 1 << 15, PATIENCE = 1 << 12 }; /* SMALL: work that one thread does before others are awake */
 
 typedef int32_t ints __attribute__((vector_size(64)));
 typedef uint32_t words __attribute__((vector_size(64)));
@@ -85,6 +89,65 @@ INLINE floats exponential(floats x) {
     return choose(tiny, (floats){0}, p * (floats)power);
 }
 
+/* Threads that go through one call together. They wait for each other in `meet`, awake: OpenMP puts them to sleep where a
+   process has more of its threads than there are processors, as a service has (each thread that ever computed has a team
+   of its own), and waking them a hundred times takes as long as a step of the engine. */
+typedef struct {
+    int waiting, phase;
+    int64_t next; /* of what is taken piece by piece */
+} Team;
+
+typedef struct {
+    Team *team;
+    int me, count;
+} Worker;
+
+INLINE Worker worker(Team *team) {
+#if defined(_OPENMP)
+    return (Worker){team, omp_get_thread_num(), omp_get_num_threads()};
+#else
+    return (Worker){team, 0, 1};
+#endif
+}
+
+INLINE void meet(Worker w) {
+    Team *t = w.team;
+    const int phase = __atomic_load_n(&t->phase, __ATOMIC_RELAXED);
+    if (__atomic_add_fetch(&t->waiting, 1, __ATOMIC_ACQ_REL) == w.count) {
+        t->waiting = 0;
+        t->next = 0;
+        __atomic_store_n(&t->phase, phase + 1, __ATOMIC_RELEASE);
+        return;
+    }
+    for (int tries = 0; __atomic_load_n(&t->phase, __ATOMIC_ACQUIRE) == phase; tries++) {
+        if (tries > PATIENCE) sched_yield(); /* who is waited for may want this processor */
+#if defined(__AVX2__)
+        else _mm_pause();
+#endif
+    }
+}
+
+INLINE int64_t take(Worker w, int64_t count) {
+    return __atomic_fetch_add(&w.team->next, count, __ATOMIC_RELAXED);
+}
+
+/* Numbers up to n: those of one worker; and by `step` whoever is free takes the next, so that a thread which other work
+   holds up does not hold up the others (once between two meetings). */
+#define SHARED(w, i, n) for (int64_t i = (n) * (w).me / (w).count; i < (n) * ((w).me + 1) / (w).count; i++)
+#define TAKEN(w, i, n, step) for (int64_t i; (i = take(w, step)) < (n);)
+
+/* Have `call`, in which w is the worker, gone through by a team. */
+#define TOGETHER(threads, call)                                                                                        \
+    do {                                                                                                               \
+        Team team = {0};                                                                                               \
+        const int many = (int)(threads);                                                                               \
+        (void)many;                                                                                                    \
+        _Pragma("omp parallel num_threads(many)") {                                                                    \
+            const Worker w = worker(&team);                                                                            \
+            call;                                                                                                      \
+        }                                                                                                              \
+    } while (0)
+
 typedef struct {
     const uint8_t *codes; /* [blocks][columns * bits / 8][16], laid out by `interleave` in quantised.py */
     const float *scales;  /* [blocks][groups][16]; 8 bits: [blocks][16] */
@@ -103,6 +166,20 @@ typedef struct {
     float epsilon;
     const float *query_norm, *key_norm; /* [size] or NULL */
 } Heads;
+
+/* Each worker of a team calls these; all are done when they return. `scratch`: as many bytes as `…_scratch` says. */
+int64_t coded_scratch(const Coded *m, int64_t count);
+void coded_rows(Worker w, const Coded *m, const float *x, int64_t count, float *out, void *scratch);
+int64_t dense_scratch(const Dense *m, int64_t count);
+void float32_rows(Worker w, const Dense *m, const float *x, int64_t count, float *out, void *scratch);
+void bfloat16_rows(Worker w, const Dense *m, const float *x, int64_t count, float *out, void *scratch);
+void add_norm_rows(Worker w, float *x, const float *y, const float *weight, float epsilon, int64_t size, int64_t rows,
+                   float *out);
+void gate_rows(Worker w, const float *inner, int64_t size, int64_t rows, float *out);
+void place_rows(Worker w, const Heads *h, float *joint, const float *cos, const float *sin, const int64_t *at,
+                float *cache, int64_t stride, int64_t rows);
+void attend_rows(Worker w, const Heads *h, const float *joint, const int64_t *at, const int64_t *positions,
+                 const float *cache, int64_t stride, int64_t window, int64_t rows, float *out);
 
 #pragma GCC visibility push(protected) /* not to be confused with what others may call so */
 int product_coded(const Coded *w, const float *x, int64_t count, float *out, int threads);
