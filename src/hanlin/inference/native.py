@@ -23,7 +23,8 @@ from torch import Tensor
 from hanlin.artifacts import atomic_path
 
 SOURCES = tuple(
-    Path(__file__).parent / "kernels" / name for name in ("kernels.h", "coded.c", "dense.c", "rows.c", "attend.c", "blocks.c")
+    Path(__file__).parent / "kernels" / name
+    for name in ("kernels.h", "coded.c", "dense.c", "rows.c", "attend.c", "blocks.c")
 )
 FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
 """No product and sum is contracted to one operation but where it is written so: each height of a tile would round in
