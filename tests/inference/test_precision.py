@@ -57,17 +57,23 @@ def test_engine_without_a_compiler(family: str, dtype: str, tolerance: float, mo
 
 
 @pytest.mark.skipif(native.compiled() is None, reason="there is no C compiler")
+@pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("dtype", precision.DTYPES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_blocks_at_once_are_blocks_one_by_one(family: str, dtype: str) -> None:
+def test_blocks_at_once_are_blocks_one_by_one(family: str, dtype: str, threads: int) -> None:
+    """Four threads are more than many machines have: they wait for each other at every turn."""
     one = Engine(for_generation(copy.deepcopy(small(family)), dtype), tokenizer(), eos_ids=[])
     frozen = [layer for layer in one.model.blocks.modules() if isinstance(layer, FrozenLinear)]
     compiled = all(isinstance(layer.product, native.Product) for layer in frozen)
     assert (one._step.blocks is not None) == (compiled and family != "gpt2")
     if one._step.blocks is None:
         pytest.skip("not all of its parts are there in C")
-    given = [Request(prompt_ids=p, max_new_tokens=12, seed=3) for p in prompts([5, 17, 9, 100], seed=3)]
+    # More rows than go from product to product together.
+    lengths = [5, 17, 9, 100, 110, 90, 105, 60]
+    given = [Request(prompt_ids=p, max_new_tokens=12, seed=3) for p in prompts(lengths, seed=3)]
+    torch.set_num_threads(threads)
     at_once = one.generate(given)
+    torch.set_num_threads(1)
     one._step.blocks = None
     for answer, other in zip(one.generate(given), at_once):
         assert (answer.ids, answer.logprobs) == (other.ids, other.logprobs)

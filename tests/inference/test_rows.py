@@ -1,4 +1,4 @@
-"""What rows.c computes beside PyTorch in float64, and the same bits in any company."""
+"""What rows.c and attend.c compute beside PyTorch in float64, and the same bits in any company."""
 
 from __future__ import annotations
 
@@ -134,9 +134,13 @@ def test_attend(shape: tuple[int, int, int], window: int | None) -> None:
     assert out.isnan().any(-1).tolist() == [False, True, False, False, False]
 
 
+@pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("window", [None, 7, 100])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_prompt_has_the_bits_of_its_tokens_one_by_one(shape: tuple[int, int, int], window: int | None) -> None:
+def test_a_prompt_has_the_bits_of_its_tokens_one_by_one(
+    shape: tuple[int, int, int], window: int | None, threads: int
+) -> None:
+    torch.set_num_threads(threads)
     config = a_config(*shape, window)
     heads, kv_heads, size = shape
     cache = a_cache(config, 3)
@@ -172,10 +176,13 @@ def test_every_instruction_set_computes_the_same_bits(
     config = a_config(6, 2, 64)
     cache = a_cache(config, 1)
     cache.data[:, :, :, :200] = torch.randn(1, 2, 4, 200, 64)
-    x, weight, joint = torch.randn(3, 384), torch.randn(384), torch.randn(1, 10, 64)
+    x, weight, joint = torch.randn(3, 384), torch.randn(384), torch.randn(40, 10, 64)
 
     def run() -> list[Tensor]:
-        out = RowAttention(config, cache.data, torch.tensor([0]), torch.tensor([199]), None).attend(0, joint)
+        slots, positions = torch.zeros(40, dtype=torch.int64), torch.arange(160, 200)
+        out = RowAttention(config, cache.data, slots, positions, None).attend(0, joint)
+        last = RowAttention(config, cache.data, slots[39:], positions[39:], None).attend(0, joint[39:])
+        assert torch.equal(out[39:], last)
         return [out, RowNorm(weight, 1e-6)(x, None)[1], silu_gate(x), *scan(x)]
 
     wanted = run()

@@ -471,3 +471,10 @@ def test_blocks_are_planned_from_what_is_free() -> None:
     one = Engine(MODEL, tokenizer(), max_batch=4)
     assert one.blocks == 4 * blocks_of(1024)
     assert Engine(MODEL, tokenizer(), cache_tokens=100).blocks == 4
+
+
+def test_a_drafts_cache_is_in_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hanlin.inference.engine.free_memory", lambda _: 1 << 20)
+    alone = Engine(MODEL, tokenizer(), max_batch=64).blocks
+    assert 1 < alone < 64 * blocks_of(1024)
+    assert Engine(MODEL, tokenizer(), max_batch=64, speculation=MODEL).blocks == alone // 2

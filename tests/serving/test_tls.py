@@ -35,7 +35,7 @@ def test_the_service_speaks_https(directory: Path, tmp_path: Path) -> None:
             assert answer.status_code == 200 and len(lines) > 1 and lines[-1] == "data: [DONE]"
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             httpx.get(f"{live.url}/health")
-        with pytest.raises(httpx.RemoteProtocolError):
+        with pytest.raises(httpx.TransportError):
             httpx.get(f"http://127.0.0.1:{live.port}/health")
         assert live.quiet()
 

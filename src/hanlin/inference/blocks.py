@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from hanlin.inference.native import SMALL, Product, address, compiled
+from hanlin.inference.native import Product, address, compiled
 from hanlin.inference.products import FrozenLinear
 from hanlin.inference.rows import LARGEST_HEAD, Heads, RowAttention
 from hanlin.models import Transformer
@@ -36,7 +36,7 @@ class _Stack(ctypes.Structure):
 
     _fields_ = (
         ("blocks", ctypes.POINTER(_Block)),
-        *((name, ctypes.c_int64) for name in ("count", "hidden", "inner")),
+        *((name, ctypes.c_int64) for name in ("count", "hidden", "inner", "weights")),
         ("heads", Heads),
     )
 
@@ -61,8 +61,8 @@ class Blocks:
             window = config.window(number)
             into.window = 1 << 60 if window is None else window
         heads = Heads(config.heads, config.kv_heads, config.head_dim, config.norm_epsilon, None, None)
-        self._weights = sum(one.inputs * one.outputs for one in self._kept if isinstance(one, Product))
-        self._stack = _Stack(blocks, config.layers, config.hidden_size, config.intermediate_size, heads)
+        weights = sum(one.inputs * one.outputs for one in self._kept if isinstance(one, Product))
+        self._stack = _Stack(blocks, config.layers, config.hidden_size, config.intermediate_size, weights, heads)
         self._function = library.blocks
 
     @staticmethod
@@ -82,8 +82,7 @@ class Blocks:
         added, rows = torch.empty_like(x), x.shape[0]
         wanted = rows if answers is None else answers.shape[0]
         given = ctypes.byref(self._stack), x.data_ptr(), added.data_ptr(), *attention.arguments, rows
-        threads = 1 if rows * self._weights <= SMALL else torch.get_num_threads()
-        if self._function(*given, address(answers), wanted, threads):
+        if self._function(*given, address(answers), wanted, torch.get_num_threads()):
             raise MemoryError(f"no memory for a step of {rows} rows")
         return x[:wanted], added[:wanted]
 

@@ -16,9 +16,9 @@ BLOCK = 32
 """Positions by which memory is counted."""
 SPANS = (128, 384)
 LONG_SPAN = 512
-"""Attention reads as many keys as the first of these that holds a sequence, or a multiple of the second: then it sums
-in the same order, and gives the same bits, however many masked keys follow (docs/log.md, "What a CPU's kernels owe to
-the batch")."""
+"""PyTorch's attention reads as many keys as the first of these that holds a sequence, or a multiple of the second: then
+it sums in the same order, and gives the same bits, however many masked keys follow (docs/log.md, "What a CPU's kernels
+owe to the batch")."""
 
 
 def span_of(length: int) -> int:

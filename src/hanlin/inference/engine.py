@@ -20,6 +20,7 @@ from hanlin.inference.constraints import ConstraintCompiler
 from hanlin.inference.contrastive import contrastive_search
 from hanlin.inference.directory import open_directory
 from hanlin.inference.driver import Driver
+from hanlin.inference.functions import compute_dtype
 from hanlin.inference.memory import Reserved, free_memory
 from hanlin.inference.runner import Runner
 from hanlin.inference.sampling import SamplingState, check_sampling
@@ -286,8 +287,12 @@ class Engine:
         most = self.max_batch * blocks_of(config.max_positions)
         if self._cache_tokens is not None:
             return max(1, min(most, blocks_of(self._cache_tokens)))
+        each = bytes_a_position(config, self._step.dtype)
+        if isinstance(self.speculation, Transformer):
+            # The draft holds the same positions in a cache of its own.
+            each += bytes_a_position(self.speculation.config, compute_dtype(self.speculation))
         free = MEMORY_SHARE * free_memory(self._step.device)
-        return max(1, min(most, int(free / (bytes_a_position(config, self._step.dtype) * BLOCK))))
+        return max(1, min(most, int(free / (each * BLOCK))))
 
     @property
     def load(self) -> Load:

@@ -120,7 +120,7 @@ def multiplies_dense() -> bool:
 
 @functools.cache
 def compiled() -> ctypes.CDLL | None:
-    """The compiled kernels, from the cache or made now (10 s, once a machine); None, saying so in the log, where
+    """The compiled kernels, from the cache or made now (12 s, once a machine); None, saying so in the log, where
     there is no C compiler that makes them."""
     name = os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
     compiler = None if name is None else shutil.which(name)

@@ -1,4 +1,4 @@
-"""What one step reads, and how attention is cut into calls.
+"""What one step reads, and how attention is cut into calls of PyTorch's kernel, where ours is not there.
 
 Each call costs some microseconds however small, and computes a rectangle: sequences in neighbouring slots share one
 where the rectangle's padding costs less than another call.

@@ -97,7 +97,7 @@ class RowAttention:
         rows, strides = slots.shape[0], data.stride()
         torch.add(slots * strides[0], positions[:rows], alpha=strides[3], out=self._at[:rows])
         self._turn = None if turn is None else (turn[0].contiguous(), turn[1].contiguous())
-        self.threads = torch.get_num_threads()
+        self._threads = torch.get_num_threads()
         self._shape = config.heads, config.kv_heads, config.head_dim, config.norm_epsilon
 
     def __call__(self, layer: int, joint: Tensor, norms: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -117,7 +117,7 @@ class RowAttention:
         heads = self._heads(norms)
         turn = self._turn or (None, None)
         pointers = address(turn[0]), address(turn[1]), self._at.data_ptr(), self._layer(layer)
-        size = self._data.stride(2), joint.shape[0], self.threads
+        size = self._data.stride(2), joint.shape[0], self._threads
         self._place(ctypes.byref(heads), joint.data_ptr(), *pointers, *size)
 
     def attend(self, layer: int, joint: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class RowAttention:
         heads, window = self._heads(None), self._config.window(layer)
         pointers = self._at.data_ptr(), self._positions.data_ptr(), self._layer(layer)
         size = self._data.stride(2), 1 << 60 if window is None else window, rows
-        self._attend(ctypes.byref(heads), joint.data_ptr(), *pointers, *size, out.data_ptr(), self.threads)
+        self._attend(ctypes.byref(heads), joint.data_ptr(), *pointers, *size, out.data_ptr(), self._threads)
         return out
 
     def _heads(self, norms: tuple[Tensor, Tensor] | None) -> Heads:

@@ -2,11 +2,14 @@
    position, over as many as there are. A row's sums have one order, whether it is computed alone or beside others in a
    tile: a dot product is 16 chains, of every sixteenth number each, that are added like a tree; the softmax is kept as it
    goes, KEYS positions at a time from a multiple of KEYS on (Milakov & Gimelshein 2018); values are added in their order.
-   So a token has the same bits whether it was read as part of a prompt, in whatever pieces, or generated. */
+   So a token has the same bits whether it was read as part of a prompt, in whatever pieces, or generated, as long as all
+   numbers are finite (a tile multiplies what a row does not see by zero). */
 
 #include "kernels.h"
 
-enum { KEYS = 64, PARTS = KEYS / LANES, GROUP = 4, LONGEST = 16, QUERIES = 32, ROWS = 4, FEW = 12, AHEAD = 16 };
+enum { KEYS = 64, PARTS = KEYS / LANES, GROUP = 4, LONGEST = 16, QUERIES = 32, ROWS = 4, WIDE = 4, FEW = 12, AHEAD = 16 };
+/* Of a call: KEYS positions at a time, up to GROUP heads of QUERIES rows; in a tile ROWS queries by WIDE vectors of their
+   sums; FEW queries are not worth a tile; keys are asked for AHEAD positions before they are read. */
 
 /* What the rows of one call share. */
 typedef struct {
@@ -16,6 +19,11 @@ typedef struct {
     int64_t window;
     float *out;
 } Seen;
+
+/* The first position that the one at `position` sees. */
+INLINE int64_t first_seen(int64_t position, int64_t window) {
+    return position + 1 > window ? position + 1 - window : 0;
+}
 
 /* Scores of KEYS positions, of which those from `low` to `high` - 1 count, become weights; returns what the sums so far
    are to be multiplied by. */
@@ -122,7 +130,7 @@ INLINE void dots(const int vectors, const float *queries, const float *turned, f
 /* Add `count` values, weighted, to ROWS sums [ROWS][vectors * 16], of which `wide` vectors from number `first` on. */
 INLINE void weigh(const int vectors, const int wide, int first, int64_t size, const float *weights, const float *values,
                   int low, int count, const float *factors, float *sums) {
-    floats sum[ROWS][GROUP];
+    floats sum[ROWS][WIDE];
     for (int r = 0; r < ROWS; r++)
         for (int v = 0; v < wide; v++)
             sum[r][v] = load(sums + (r * vectors + first + v) * LANES, LANES) * factors[r];
@@ -157,32 +165,30 @@ INLINE void attend_tile(const int vectors, int64_t size, const Seen *s, int64_t 
         for (int64_t k = 0; k < size; k++) queries[r * wide + k] = from[k] * scale;
     }
     const int64_t position = s->positions[row], last = position + count;
-    int64_t first = position + 1 > s->window ? position + 1 - s->window : 0;
-    for (int64_t start = first / KEYS * KEYS; start < last; start += KEYS) {
+    for (int64_t start = first_seen(position, s->window) / KEYS * KEYS; start < last; start += KEYS) {
         const int here = last - start < KEYS ? (int)(last - start) : KEYS;
         for (int k = 0; k < here; k++)
             for (int64_t i = 0; i < size; i++) turned[i * KEYS + k] = keys[(start + k) * size + i];
         for (int r = 0; r < filled; r += ROWS) {
-            /* What some of these rows see: all of them see what the first and the last do between them. */
-            const int64_t one = position + r / heads, other = r + ROWS < tall ? position + (r + ROWS - 1) / heads : last - 1;
-            const int64_t begin = one + 1 > s->window ? one + 1 - s->window : 0;
+            /* From the first position that any of these rows sees to the last one. */
+            const int64_t other = r + ROWS < tall ? position + (r + ROWS - 1) / heads : last - 1;
+            const int64_t begin = first_seen(position + r / heads, s->window);
             const int low = begin > start ? (int)(begin - start) : 0;
             const int high = other + 1 - start < here ? (int)(other + 1 - start) : here;
             if (low >= high) continue;
             for (int k = low / LANES * LANES; k < high; k += LANES)
                 dots(vectors, queries + r * wide, turned + k, scores + r * KEYS + k);
             for (int i = r; i < r + ROWS; i++) {
-                const int64_t own = i < tall ? position + i / heads : last - 1;
-                const int64_t from = own + 1 > s->window ? own + 1 - s->window : 0;
+                const int64_t own = i < tall ? position + i / heads : last - 1, from = first_seen(own, s->window);
                 const int least = from > start ? (int)(from - start) : 0;
                 const int end = own + 1 - start < here ? (int)(own + 1 - start) : here;
                 factors[i] = soften(scores + i * KEYS, least, end, most + i, total + i);
             }
-            for (int v = 0; v < vectors; v += GROUP) {
-                const float *from = values + start * size;
-                if (vectors - v >= GROUP) weigh(vectors, GROUP, v, size, scores + r * KEYS, from, low, high, factors + r, sums + r * wide);
-                else for (int i = v; i < vectors; i++) weigh(vectors, 1, i, size, scores + r * KEYS, from, low, high, factors + r, sums + r * wide);
-            }
+            const float *from = values + start * size, *weights = scores + r * KEYS;
+            int v = 0;
+            for (; v + WIDE <= vectors; v += WIDE)
+                weigh(vectors, WIDE, v, size, weights, from, low, high, factors + r, sums + r * wide);
+            for (; v < vectors; v++) weigh(vectors, 1, v, size, weights, from, low, high, factors + r, sums + r * wide);
         }
     }
     for (int r = 0; r < tall; r++) {
@@ -191,17 +197,25 @@ INLINE void attend_tile(const int vectors, int64_t size, const Seen *s, int64_t 
     }
 }
 
+/* By itself, so that only tiles have their third of a megabyte of stack. */
+static __attribute__((noinline)) void tile_of(const Seen *s, int64_t row, int count, int64_t head, int heads,
+                                              const float *keys, const float *values) {
+    const int64_t size = s->heads->size;
+    if (size == 64) attend_tile(4, 64, s, row, count, head, heads, keys, values);
+    else if (size == 128) attend_tile(8, 128, s, row, count, head, heads, keys, values);
+    else attend_tile((int)((size + LANES - 1) / LANES), size, s, row, count, head, heads, keys, values);
+}
+
 /* `count` rows from `row` on; sizes that are common are compiled by themselves. */
-static void attend_run(const Seen *s, int64_t row, int count, int64_t head, int heads, const float *keys, const float *values) {
+static void attend_run(const Seen *s, int64_t row, int count, int64_t head, int heads, const float *keys,
+                       const float *values) {
     const int64_t size = s->heads->size, all = s->heads->heads + 2 * s->heads->kv_heads;
     if (count * heads > FEW) {
-        if (size == 64) attend_tile(4, 64, s, row, count, head, heads, keys, values);
-        else if (size == 128) attend_tile(8, 128, s, row, count, head, heads, keys, values);
-        else attend_tile((int)((size + LANES - 1) / LANES), size, s, row, count, head, heads, keys, values);
+        tile_of(s, row, count, head, heads, keys, values);
         return;
     }
     for (int64_t r = row; r < row + count; r++) {
-        const int64_t end = s->positions[r] + 1, first = end > s->window ? end - s->window : 0;
+        const int64_t end = s->positions[r] + 1, first = first_seen(end - 1, s->window);
         const float *queries = s->joint + (r * all + head) * size;
         float *out = s->out + (r * s->heads->heads + head) * size;
 #define SIZE(count, vectors, size) attend_row(count, vectors, size, queries, keys, values, first, end, out)

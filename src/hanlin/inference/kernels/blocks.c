@@ -1,5 +1,4 @@
-/* All blocks of a model in one call: the same functions that a step calls one by one, without what calling them costs,
-   and what lies between products no longer than a cache holds it. */
+/* All blocks of a model in one call: the same functions that a step calls one by one, without what calling them costs. */
 
 #include "kernels.h"
 
@@ -16,18 +15,21 @@ typedef struct {
 
 typedef struct Stack {
     const Block *blocks;
-    int64_t count, hidden, inner;
+    int64_t count, hidden, inner, weights; /* weights: of all blocks */
     Heads heads;
 } Stack;
 
-enum { CODED, FLOAT32, BFLOAT16, PORTION = 384 }; /* PORTION: rows that go through an MLP together */
+enum { CODED, FLOAT32, BFLOAT16, PORTION = 384, ALONE = 1 << 17 };
+/* PORTION: rows that go from product to product together, so that what lies between stays small; ALONE: multiplications of
+   a step that one thread has done before others are awake. */
 
+/* Bytes; negative for a product that was not compiled. */
 static int64_t scratch_of(const Linear *linear, int64_t rows) {
     if (linear->kind == CODED) return coded_scratch(linear->matrix, rows);
 #if defined(HAS_DENSE)
-    return dense_scratch(linear->matrix, rows);
+    if (linear->kind == FLOAT32 || linear->kind == BFLOAT16) return dense_scratch(linear->matrix, rows);
 #endif
-    return 0;
+    return -1;
 }
 
 static void product_of(Worker w, const Linear *linear, const float *x, int64_t rows, float *out, void *scratch) {
@@ -94,9 +96,9 @@ static void go_through(Worker w, const Pass *p) {
 }
 
 /* x [rows][hidden], embedded tokens, becomes the residual stream without what the last block's MLP adds, which is put
-   into added [rows][hidden]. Angles, places and positions as in rows.c; a layer of the cache begins `layer` numbers
+   into added [rows][hidden]. Angles and places as in rows.c, positions as in attend.c; a layer of the cache begins `layer` numbers
    after the one before. With `answers`, places of `count` rows, these alone are left at last, in that order, as the first
-   of x and added. Returns 0, or 1 where there is no memory. */
+   of x and added. Returns 0, or 1 where there is no memory (or not the product). */
 int blocks(const Stack *s, float *x, float *added, const float *cos, const float *sin, const int64_t *at,
            const int64_t *positions, float *cache, int64_t layer, int64_t stride, int64_t rows, const int64_t *answers,
            int64_t count, int threads) {
@@ -110,6 +112,7 @@ int blocks(const Stack *s, float *x, float *added, const float *cos, const float
         const Linear *all_four[] = {&b->qkv, &b->out, &b->up, &b->down};
         for (int i = 0; i < 4; i++) {
             const int64_t wanted = scratch_of(all_four[i], p.portion);
+            if (wanted < 0) return 1;
             scratch = wanted > scratch ? wanted : scratch;
         }
     }
@@ -120,7 +123,9 @@ int blocks(const Stack *s, float *x, float *added, const float *cos, const float
         p.normal = p.mixed + rows * seen;
         p.inner = p.normal + p.portion * s->hidden;
         p.gated = p.inner + p.portion * 2 * s->inner;
-        TOGETHER(threads, go_through(w, &p));
+        int64_t work = rows * s->weights;
+        for (int64_t row = 0; row < rows; row++) work += 2 * s->count * seen * (positions[row] + 1);
+        TOGETHER(work > ALONE ? threads : 1, go_through(w, &p));
     }
     const int failed = !p.joint || !p.scratch;
     free(p.joint);

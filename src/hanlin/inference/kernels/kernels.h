@@ -15,7 +15,8 @@
 #define HAS_DENSE
 #endif
 
-enum { LANES = 16, SMALL = 1 << 15, PATIENCE = 1 << 12 }; /* SMALL: work that one thread does before others are awake */
+enum { LANES = 16, SMALL = 1 << 15, PATIENCE = 1 << 12 };
+/* SMALL: numbers that one thread has gone through before others are awake; PATIENCE: looks before a processor is let go */
 
 typedef int32_t ints __attribute__((vector_size(64)));
 typedef uint32_t words __attribute__((vector_size(64)));
@@ -93,8 +94,9 @@ INLINE floats exponential(floats x) {
    process has more of its threads than there are processors, as a service has (each thread that ever computed has a team
    of its own), and waking them a hundred times takes as long as a step of the engine. */
 typedef struct {
-    int waiting, phase;
-    int64_t next; /* of what is taken piece by piece */
+    _Alignas(64) int waiting;
+    int phase;
+    _Alignas(64) int64_t next; /* of what is taken piece by piece */
 } Team;
 
 typedef struct {
@@ -119,10 +121,13 @@ INLINE void meet(Worker w) {
         __atomic_store_n(&t->phase, phase + 1, __ATOMIC_RELEASE);
         return;
     }
-    for (int tries = 0; __atomic_load_n(&t->phase, __ATOMIC_ACQUIRE) == phase; tries++) {
-        if (tries > PATIENCE) sched_yield(); /* who is waited for may want this processor */
-#if defined(__AVX2__)
-        else _mm_pause();
+    for (int tries = 0; __atomic_load_n(&t->phase, __ATOMIC_ACQUIRE) == phase;) {
+        if (tries == PATIENCE) sched_yield(); /* who is waited for may want this processor */
+        else tries++;
+#if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        __asm__ volatile("yield");
 #endif
     }
 }
@@ -167,6 +172,7 @@ typedef struct {
     const float *query_norm, *key_norm; /* [size] or NULL */
 } Heads;
 
+#pragma GCC visibility push(hidden)
 /* Each worker of a team calls these; all are done when they return. `scratch`: as many bytes as `…_scratch` says. */
 int64_t coded_scratch(const Coded *m, int64_t count);
 void coded_rows(Worker w, const Coded *m, const float *x, int64_t count, float *out, void *scratch);
@@ -180,9 +186,10 @@ void place_rows(Worker w, const Heads *h, float *joint, const float *cos, const 
                 float *cache, int64_t stride, int64_t rows);
 void attend_rows(Worker w, const Heads *h, const float *joint, const int64_t *at, const int64_t *positions,
                  const float *cache, int64_t stride, int64_t window, int64_t rows, float *out);
+#pragma GCC visibility pop
 
 #pragma GCC visibility push(protected) /* not to be confused with what others may call so */
-int product_coded(const Coded *w, const float *x, int64_t count, float *out, int threads);
+int product_coded(const Coded *m, const float *x, int64_t count, float *out, int threads);
 int product_float32(const Dense *m, const float *x, int64_t count, float *out, int threads);
 int product_bfloat16(const Dense *m, const float *x, int64_t count, float *out, int threads);
 void dense_words(const uint32_t *from, int64_t outputs, int64_t steps, int64_t blocks, uint32_t *to, int threads);
