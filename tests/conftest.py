@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,11 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = hanlin("run", "world", *SMALL_WORLD, "--out", shared / "runs/world")
         assert done.returncode == 0, done.stdout + done.stderr
     return shared / "runs/world"
+
+
+@pytest.fixture
+def small_run_alone(small_run: Path) -> Iterator[Path]:
+    """The same for a test that runs in it: another process may be about to see whether it is there."""
+    with (small_run.parent.parent / "small_run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield small_run

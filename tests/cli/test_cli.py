@@ -71,7 +71,8 @@ def test_a_run_has_a_directory_a_stage_and_a_recipe_without_auto(small_run):
     assert resolved["stages"]["base"]["model"]["vocabulary_size"] == 700
 
 
-def test_what_is_done_is_not_done_again(small_run):
+def test_what_is_done_is_not_done_again(small_run_alone):
+    small_run = small_run_alone
     before = {path: path.stat().st_mtime_ns for path in small_run.glob("*/manifest.json")}
     done = hanlin("run", "world", *SMALL_WORLD, "--out", small_run)
     assert done.returncode == 0, done.stderr
