@@ -15,7 +15,7 @@ enum { ROWS = 8 };
 #else
 enum { ROWS = 4 }; /* as many sums as there are registers for */
 #endif
-enum { CHUNK = 64, LARGEST_GROUP = 128, AT_ONCE = 4 }; /* AT_ONCE: blocks that a worker takes, at most */
+enum { CHUNK = 64, LARGEST_GROUP = 128 };
 
 /* In each lane: sum + w.low * x.low + w.high * x.high, of signed 16-bit halves. */
 INLINE ints dot(ints sum, ints w, int32_t x) {
@@ -139,8 +139,7 @@ int64_t coded_scratch(const Coded *m, int64_t count) {
 
 void coded_rows(Worker w, const Coded *m, const float *x, int64_t count, float *out, void *scratch) {
     const int64_t groups = m->columns / m->group, blocks = (m->outputs + LANES - 1) / LANES;
-    const int64_t chunk = count < CHUNK ? count : CHUNK, each = blocks / (4 * w.count);
-    const int64_t step = each < 1 ? 1 : each < AT_ONCE ? each : AT_ONCE;
+    const int64_t chunk = count < CHUNK ? count : CHUNK;
     Rows rows = {.pairs = scratch};
     rows.sums = rows.pairs + chunk * m->columns / 2;
     rows.scales = (float *)(rows.sums + chunk * groups);
@@ -148,13 +147,12 @@ void coded_rows(Worker w, const Coded *m, const float *x, int64_t count, float *
         const int64_t here = count - start < chunk ? count - start : chunk;
         SHARED(w, row, here) round_row(x + (start + row) * m->inputs, m, row, here, &rows);
         meet(w);
-        TAKEN(w, some, blocks, step)
-            for (int64_t block = some; block < some + step && block < blocks; block++)
-                for (int64_t row = 0; row < here; row += ROWS) {
-                    const int height = here - row < ROWS ? (int)(here - row) : ROWS;
-                    if (m->bits == 8) tile8(height, m, block, &rows, row, out + start * m->outputs);
-                    else tile4(height, m, block, &rows, row, out + start * m->outputs);
-                }
+        SHARED(w, block, blocks)
+            for (int64_t row = 0; row < here; row += ROWS) {
+                const int height = here - row < ROWS ? (int)(here - row) : ROWS;
+                if (m->bits == 8) tile8(height, m, block, &rows, row, out + start * m->outputs);
+                else tile4(height, m, block, &rows, row, out + start * m->outputs);
+            }
         meet(w);
     }
 }
