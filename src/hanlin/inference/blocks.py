@@ -43,7 +43,8 @@ class _Stack(ctypes.Structure):
 
 class Blocks:
     """Calls: (x [rows, hidden], which is changed, the attention of the step, places [n] of the rows that are wanted, or
-    None for all) -> the residual stream and what is to be added to it, as before the final norm, [n, hidden] each."""
+    None for all) -> the residual stream and what is to be added to it, as before the final norm, [n, hidden] each.
+    Raises MemoryError."""
 
     def __init__(self, model: Transformer) -> None:
         library = compiled()
