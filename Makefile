@@ -16,7 +16,7 @@ test: $(VENV)/.installed-dev
 
 oracle: $(VENV)/.installed-dev
 	$(PIP) install -c requirements.lock -e '.[oracle]'
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q tests/evaluation/test_lm_eval.py tests/models/test_lora.py tests/training/test_lora.py tests/serving/test_gguf.py tests/serving/test_clients.py
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q tests/evaluation/test_lm_eval.py tests/models/test_lora.py tests/training/test_lora.py tests/serving/test_gguf.py tests/serving/test_clients.py tests/serving/test_lm_eval_http.py
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check src tests benchmarks
