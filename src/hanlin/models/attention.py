@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from hanlin.models.branches import Branches, branch_attention, branches
 from hanlin.models.config import ModelConfig
@@ -117,6 +116,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, see: Visibility) -> Tensor
     if see.branches is not None:
         return branch_attention(query, key, value, see.branches)
     if see.starts is not None:
+        # On GPUs alone, and only there: it brings torch's compiler with it, a second and a half of every start.
+        from torch.nn.attention.varlen import varlen_attn
+
         batch, _, length, _ = query.shape
         flat = [x.transpose(1, 2).flatten(0, 1) for x in (query, key, value)]
         back = -1 if see.window is None else see.window - 1
