@@ -1,6 +1,6 @@
 """Speed of serving beside transformers and llama.cpp, on the same weights, in one run.
 
-    python benchmarks/serve_speed.py [--only a b c d e f] [--dtype bfloat16 …] [--rounds 3] [--threads 2] [--json FILE]
+    python benchmarks/serve_speed.py [--only a b c …] [--dtype bfloat16 …] [--rounds 3] [--threads 2] [--json FILE]
     python benchmarks/serve_speed.py --quick
 
 A Llama of 100M parameters (hidden 768, 12 layers, 12 heads, 4 of keys and values, intermediate 2,048, vocabulary
@@ -20,6 +20,8 @@ e  What the same bits in any company cost in float32: tokens a second of generat
 f  Guessing ahead at batch 1, where the guesses are right: by lookup on prompts that are one passage again and again,
    and by a draft of the model's first two layers, where its other ten change nothing (their last matrices are zero).
    With the share of guesses that were accepted.
+g  Start-up: seconds from `hanlin serve` to the line that says where it is, which is after its first answer, of the
+   model above and of one with 450M parameters.
 
 Needs pip install 'hanlin[export]' transformers llama-cpp-python. --quick runs every part on a small model, to see that
 it works: its figures mean nothing.
@@ -28,6 +30,7 @@ it works: its figures mean nothing.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -245,6 +248,21 @@ class Bench:
                     ratio=ratio(found[name], found["plain"]), bar=BARS["speculation"],
                 )  # fmt: skip
 
+    # g ----------------------------------------------------------------
+
+    def start_up(self) -> Result:
+        large = {"hidden_size": 1536, "layers": 16, "head_dim": 128, "intermediate_size": 4096}
+        models = {"100M": self.model}
+        if not self.options.quick:
+            models["450M"] = common.save(self.folder / "large", self.config.model_copy(update=large))
+        for size, directory in models.items():
+            found: dict[str, list[float]] = {dtype: [] for dtype in self.options.dtype}
+            for _, dtype in itertools.product(range(self.rounds), self.options.dtype):
+                start = now()
+                with service(directory, dtype, 1, self.threads):
+                    found[dtype].append(now() - start)
+            yield report("g", model=size, seconds=medians(found))
+
 
 LLAMA_QUICK = ModelConfig.model_validate(
     {
@@ -273,6 +291,7 @@ PARTS: dict[str, Callable[[Bench], Result]] = {
     "d": Bench.service_overhead,
     "e": Bench.determinism,
     "f": Bench.speculation,
+    "g": Bench.start_up,
 }
 
 

@@ -38,6 +38,13 @@ def test_help_is_there_at_once_and_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 
+def test_a_service_starts_without_torchs_compiler():
+    """Which takes as long to import as torch itself, and is nothing that an engine uses."""
+    code = "import sys, hanlin.serving.launch; print(*(name in sys.modules for name in ('torch', 'torch._dynamo')))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert loaded.split() == ["True", "False"]
+
+
 def test_a_run_has_a_directory_a_stage_and_a_recipe_without_auto(small_run):
     names = {path.name for path in small_run.iterdir()}
     assert {

@@ -39,7 +39,7 @@ class Live:
 
     @property
     def model(self) -> LanguageModel:
-        model = self.service.models.choose("tiny", "").model
+        model = self.service.models.choose("tiny").model
         assert model is not None
         return model
 

@@ -94,10 +94,10 @@ class Models:
 
     # ------------------------------------------------------------------ for requests
 
-    def choose(self, model: str, sticky: str) -> Version:
+    def choose(self, model: str, sticky: Callable[[], str] = str) -> Version:
         """The version that answers to `name` or `name@version`, each perhaps with `+adapter`.
 
-        With a canary, `sticky` (who asks, or what) decides, always alike, whether the plain name means it. Raises
+        With a canary, `sticky()` (who asks, or what) decides, always alike, whether the plain name means it. Raises
         NoSuchModel.
         """
         plain, _, adapter = model.partition("+")
@@ -107,7 +107,7 @@ class Models:
             raise NoSuchModel(f"The model {model!r} does not exist: served are {', '.join(self.ids()) or 'none'}.")
         if not wanted:
             wanted = entry.current
-            if entry.canary is not None and _share(name, sticky) < entry.canary[1]:
+            if entry.canary is not None and _share(name, sticky()) < entry.canary[1]:
                 wanted = entry.canary[0]
         version = entry.versions.get(wanted)
         if version is None or version.model is None or version.state == "leaving":

@@ -35,7 +35,7 @@ def test_the_secret_is_nowhere_at_rest(tmp_path: Path) -> None:
     database.close()
     stored = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert secret[:SHOWN].encode() in stored
-    # Eight more, not one: the next column stands right behind the prefix, and its first digit is the secret's by chance.
+    # Eight more, not one: the next column stands right behind the prefix, and may begin with the secret's next digit.
     assert secret[: SHOWN + 8].encode() not in stored
     assert secret[SHOWN : SHOWN + 8].encode() not in stored
     assert bytes.fromhex(secret[3:]) not in stored

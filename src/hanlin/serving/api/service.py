@@ -9,9 +9,10 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from fastapi import Request as HttpRequest
+from pydantic import BaseModel
 
 from hanlin.artifacts import HanlinError
 from hanlin.inference import LanguageModel, Request
@@ -64,7 +65,7 @@ class Service:
         """One pass over texts outside the engine at a time"""
         self.pulse = Pulse(self.models, self.preparation, self.settings.stall_seconds)
 
-    def version(self, model: str, sticky: str, adapters: str = "") -> Version:
+    def version(self, model: str, sticky: Callable[[], str], adapters: str = "") -> Version:
         """The version that answers. Raises ApiError (404), and for a model with an adapter where `adapters` says what
         does not use them (400)."""
         if adapters and "+" in model:
@@ -217,12 +218,16 @@ def key_of(request: HttpRequest) -> ApiKey | None:
     return cast("ApiKey | None", getattr(request.state, "key", None))
 
 
-def sticky_of(request: HttpRequest, user: str | None, body: Any) -> str:
-    """Who asks, for a canary: the key and the user, else what is asked."""
-    key = key_of(request)
-    if key is not None or user:
-        return f"{'' if key is None else key.prefix}\0{user or ''}"
-    return hashlib.blake2b(repr(body).encode(errors="replace"), digest_size=16).hexdigest()
+def sticky_of(request: HttpRequest, user: str | None, body: BaseModel) -> Callable[[], str]:
+    """Tells who asks, for a canary: the key and the user, else what is asked; only then is a long body read for it."""
+
+    def sticky() -> str:
+        key = key_of(request)
+        if key is not None or user:
+            return f"{'' if key is None else key.prefix}\0{user or ''}"
+        return hashlib.blake2b(body.model_dump_json().encode(errors="replace"), digest_size=16).hexdigest()
+
+    return sticky
 
 
 async def prepared(ticket: Ticket, work: Callable[[], T]) -> T:
