@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +116,22 @@ def test_a_canary_answers_its_share_and_always_the_same_users(long_directory: Pa
     ]
     with serving(long_directory, models=models) as live:
         admin(live, "/canary", name="m", version="2", share=0.3)
-        choose = live.service.models.choose
-        drawn = [choose("m", f"user{number}").version for number in range(4000)]
+
+        def versions(count: int) -> list[str]:
+            return [live.service.models.choose("m", partial(str, f"user{number}")).version for number in range(count)]
+
+        drawn = versions(4000)
         assert 0.27 < drawn.count("2") / 4000 < 0.33  # ±4 standard errors
-        assert drawn == [choose("m", f"user{number}").version for number in range(4000)]
+        assert drawn == versions(4000)
         for user in ("a", "b", "c", "d"):
             assert len({ask(live, user=user, max_tokens=1)["model"] for _ in range(3)}) == 1
+        # Where nobody says who asks, what is asked decides.
+        asked = [[ask(live, seed=seed, max_tokens=1)["model"] for seed in range(20)] for _ in range(2)]
+        assert asked[0] == asked[1]
+        assert set(asked[0]) == {"m@1", "m@2"}
         assert ask(live, "m@1", user="x")["model"] == "m@1"
         admin(live, "/canary", name="m", version=None)
-        assert {choose("m", f"user{number}").version for number in range(100)} == {"1"}
+        assert set(versions(100)) == {"1"}
 
 
 def test_what_administrators_are_told(long_directory: Path, other: Path, tmp_path: Path) -> None:
