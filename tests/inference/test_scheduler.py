@@ -4,9 +4,11 @@ run."""
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 from collections.abc import AsyncGenerator
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,10 +16,12 @@ import torch
 from hanlin.artifacts import HanlinError
 from hanlin.inference import Completion, Engine, Request
 from hanlin.inference.cache import BLOCK, KVCache, blocks_of
+from hanlin.inference.precision import DTYPES
 from hanlin.inference.prefixes import TILE, Prefixes, digests
 from hanlin.inference.scheduler import Scheduler
 from hanlin.inference.sequence import Sequence
 from hanlin.models import ModelConfig, Transformer
+from hanlin.models.hub import save_model
 from tests.inference.models import VOCABULARY, prompts, tokenizer
 
 
@@ -36,6 +40,13 @@ def roomy(positions: int = 1024, **more: Any) -> Transformer:
 
 
 MODEL = roomy()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("roomy")
+    save_model(directory, MODEL, tokenizer())
+    return directory
 
 
 def made(**settings: Any) -> Engine:
@@ -198,6 +209,115 @@ def test_owners_do_not_share_what_they_asked() -> None:
     crowd = made()
     crowd.generate([Request(prompt_ids=prompt, max_new_tokens=2, cache_salt=salt) for salt in "aba"])
     assert crowd.load.prompt_tokens == 600
+
+
+def follow_up(request: Request, answer: Completion, words: int, seed: int) -> Request:
+    """What is asked next in a conversation."""
+    ids = [*request.prompt_ids, *answer.ids, *prompts([words], seed)[0]]
+    return Request(prompt_ids=ids, max_new_tokens=150, temperature=1, seed=seed, ignore_eos=True)
+
+
+@pytest.mark.parametrize("speculation", [None, "lookup"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_conversation_is_read_once(dtype: str, speculation: Literal["lookup"] | None, saved: Path) -> None:
+    def engine() -> Engine:
+        return Engine(saved, dtype=dtype, device="cpu", max_batch=4, speculation=speculation)
+
+    # After the first answer there are two full tiles of tokens, but of the last one there are no keys and values.
+    one, request = engine(), Request(prompt_ids=prompts([50], 3)[0], max_new_tokens=2 * TILE - 50, ignore_eos=True)
+    keeps, length = one._step.reads_as_it_writes, 0
+    for turn in range(4):
+        before = one.load.prompt_tokens
+        answer = one.generate([request])[0]
+        same([answer], engine().generate([request]))
+        known = len(request.prompt_ids) - (one.load.prompt_tokens - before)
+        if turn and keeps:
+            assert known == (length - 1) // TILE * TILE
+        length = len(request.prompt_ids) + len(answer.ids)
+        request = follow_up(request, answer, 20, turn)
+    assert keeps or one.load.prefix_hits < one.load.prefix_queries / 2
+
+
+def test_without_kernels_answers_are_not_kept() -> None:
+    """A model in memory is computed by PyTorch's kernels: a token's bits depend on whether it was read or generated."""
+    one = made()
+    assert not one._step.reads_as_it_writes
+    request = asked([200], new=200)[0]
+    after = follow_up(request, one.generate([request])[0], 20, 1)
+    before = one.load.prompt_tokens
+    same(one.generate([after]), lone([after]))
+    assert one.load.prompt_tokens - before == len(after.prompt_ids) - TILE
+
+
+class Library:
+    """What an engine's shelves are said to hold, and what a fresh engine has of the same texts."""
+
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        self.directory, self.settings = directory, {"dtype": "float32", "device": "cpu", "max_batch": 2, **settings}
+        self.engine = Engine(directory, **self.settings)
+        self.texts: dict[bytes, list[int]] = {}
+        self.read: dict[bytes, torch.Tensor] = {}
+
+    def answer(self, request: Request) -> Completion:
+        answer = self.engine.generate([request])[0]
+        self.know([*request.prompt_ids, *answer.ids])
+        return answer
+
+    def know(self, ids: list[int]) -> None:
+        for number, digest in enumerate(digests(ids, "")):
+            self.texts[digest] = ids[: (number + 1) * TILE]
+
+    def check(self) -> list[int]:
+        """The tiles of each shelf that holds any, each of which has the bits of its text read by a fresh engine."""
+        held = scheduler(self.engine)
+        shelves, cache, prefixes = held.shelves, held.cache, held.prefixes
+        assert cache.used == shelves.blocks <= cache.blocks
+        for shelf in shelves._slots:
+            chain = prefixes._chains.get(shelf, [])
+            assert cache.held[shelf] == blocks_of(len(chain) * TILE)
+            if chain:
+                ids = self.texts[chain[-1]]
+                assert digests(ids, "") == chain
+                if chain[-1] not in self.read:
+                    fresh = Engine(self.directory, **self.settings)
+                    fresh.generate([Request(prompt_ids=ids, max_new_tokens=1)])
+                    (first,) = [one for one in scheduler(fresh).shelves._slots if scheduler(fresh).prefixes.tiles(one)]
+                    self.read[chain[-1]] = scheduler(fresh).cache.data[first, :, :, : len(ids)].clone()
+                assert torch.equal(cache.data[shelf, :, :, : len(ids)], self.read[chain[-1]])
+        return [prefixes.tiles(shelf) for shelf in shelves._slots if prefixes.tiles(shelf)]
+
+
+def test_many_samples_of_a_prompt_take_one_shelf(saved: Path) -> None:
+    library = Library(saved, max_batch=8)
+    other = asked([300], new=4, seed=1)[0]
+    library.answer(other)
+    prompt = prompts([200], seed=2)[0]
+    samples = [
+        Request(prompt_ids=prompt, max_new_tokens=60 + number % 3 * 100, ignore_eos=True, temperature=1, seed=number)
+        for number in range(40)
+    ]
+    for request, answer in zip(samples, library.engine.generate(samples)):
+        library.know([*request.prompt_ids, *answer.ids])
+    assert len(library.check()) == 2
+    before = library.engine.load.prompt_tokens
+    library.answer(other)
+    assert library.engine.load.prompt_tokens - before == 300 - 256
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_shelves_hold_what_they_are_said_to_hold(seed: int, saved: Path) -> None:
+    """In random conversations, with answers asked for anew, other questions, and little memory."""
+    rng = random.Random(seed)
+    library = Library(saved, cache_tokens=rng.choice([1100, 2000, 6000]))
+    history = [Request(prompt_ids=prompts([rng.randint(5, 300)], seed)[0], max_new_tokens=40, ignore_eos=True)]
+    for number in range(16):
+        before = history[-1] if rng.random() < 0.6 else rng.choice(history)
+        request = dataclasses.replace(before, seed=number, temperature=1, max_new_tokens=rng.randint(1, 250))
+        answer = library.answer(request)
+        same([answer], Engine(saved, **library.settings).generate([request]))
+        library.check()
+        if len(request.prompt_ids) + len(answer.ids) < 700 and rng.random() < 0.5:
+            history.append(follow_up(request, answer, rng.randint(1, 60), number))
 
 
 def test_kept_prompts_give_way() -> None:

@@ -12,16 +12,29 @@ TILE = 128
 is read after a recognised beginning has the same bits as if all had been read."""
 
 
-def digests(ids: Sequence[int], salt: str) -> list[bytes]:
-    """For every full tile of a prompt 16 bytes that stand for it and all before it. The salt keeps owners apart: what
-    one has asked must not make another's answer come sooner."""
-    state = hashlib.blake2b(salt.encode(), digest_size=16).digest()
-    found: list[bytes] = []
-    for start in range(0, len(ids) - TILE + 1, TILE):
+def digests(ids: Sequence[int], salt: str, known: Sequence[bytes] = ()) -> list[bytes]:
+    """For every full tile of `ids` 16 bytes that stand for it and all before it; `known`: those of its beginning. The
+    salt keeps owners apart: what one has asked must not make another's answer come sooner."""
+    found = list(known)
+    state = found[-1] if found else hashlib.blake2b(salt.encode(), digest_size=16).digest()
+    for start in range(len(found) * TILE, len(ids) - TILE + 1, TILE):
         tokens = np.asarray(ids[start : start + TILE], dtype=np.int64).tobytes()
         state = hashlib.blake2b(state + tokens, digest_size=16).digest()
         found.append(state)
     return found
+
+
+def common(one: Sequence[bytes], other: Sequence[bytes]) -> int:
+    """How many tiles two texts begin with alike."""
+    # A digest stands for its tile and all before it: the last equal one says all.
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[middle - 1] == other[middle - 1]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 class Prefixes:
@@ -41,7 +54,14 @@ class Prefixes:
 
     def forget(self, slot: int) -> None:
         """The slot holds nothing any more."""
-        for digest in self._chains.pop(slot, ()):
+        self.cut(slot, 0)
+        self._chains.pop(slot, None)
+
+    def cut(self, slot: int, count: int) -> None:
+        """The slot holds no more than its first `count` tiles any more."""
+        chain = self._chains.get(slot, [])
+        gone, chain[count:] = chain[count:], []
+        for digest in gone:
             slots = self._slots[digest]
             del slots[slot]
             if not slots:
@@ -64,14 +84,9 @@ class Prefixes:
         """How many tiles a slot holds."""
         return len(self._chains.get(slot, ()))
 
-    def begins(self, slot: int, chain: Sequence[bytes]) -> bool:
-        """Whether all that the slot holds is a beginning of `chain`."""
-        held = self._chains.get(slot, [])
-        return held == list(chain[: len(held)])
-
-    def covers(self, slot: int, chain: Sequence[bytes]) -> bool:
-        """Whether the slot holds all of `chain` (and perhaps more)."""
-        return self._chains.get(slot, [])[: len(chain)] == list(chain)
+    def common(self, slot: int, chain: Sequence[bytes]) -> int:
+        """With how many tiles of `chain` the slot begins."""
+        return common(self._chains.get(slot, []), chain)
 
     def oldest(self, slots: Sequence[int]) -> int | None:
         """Of these slots the one least recently used, of those that hold anything."""

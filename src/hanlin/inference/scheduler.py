@@ -17,7 +17,7 @@ import torch
 
 from hanlin.inference.cache import KVCache, blocks_of
 from hanlin.inference.plan import Piece
-from hanlin.inference.prefixes import TILE, Prefixes
+from hanlin.inference.prefixes import TILE, Prefixes, common
 from hanlin.inference.sampling import Choice, choose
 from hanlin.inference.sequence import Sequence
 from hanlin.inference.shelves import Shelves
@@ -36,7 +36,7 @@ class Load:
     waiting: int = 0
     used_blocks: int = 0
     kept_blocks: int = 0
-    """Of the used ones, those that hold prompts of finished requests: they are given up when they are wanted."""
+    """Of the used ones, those that hold texts of finished requests: they are given up when they are wanted."""
     total_blocks: int = 0
     steps: int = 0
     prompt_tokens: int = 0
@@ -71,7 +71,7 @@ class Scheduler:
     def __init__(
         self, step: Step, max_batch: int, blocks: int, prefill_tokens: int, shelves: int, guesser: Guesser | None = None
     ) -> None:
-        """`prefill_tokens` bounds what a step reads of prompts where nothing is being answered; `shelves` prompts of
+        """`prefill_tokens` bounds what a step reads of prompts where nothing is being answered; `shelves` texts of
         finished requests are kept at most. With a `guesser` a step may generate several tokens of a sequence."""
         self.guesser = guesser
         self.step_of, self.max_batch = step, max_batch
@@ -301,9 +301,9 @@ class Scheduler:
                 copies = other.leader is not None and other.leader.key == other.key
                 best, shared = other.leader if copies else other, len(sequence.prompt)
                 break
-            common = _common(other.chain, chain) * TILE
-            if common > max(shared, other.read):
-                best, shared = other, common
+            alike = common(other.chain, chain) * TILE
+            if alike > max(shared, other.read):
+                best, shared = other, alike
         if found is not None and shared < len(sequence.prompt):
             self.prefixes.touch(found[0])
             self._take(sequence, found[0], have)
@@ -351,18 +351,7 @@ class Scheduler:
         if sequence.finish_reason == "error":
             self.cache.clear(sequence.slot)
         else:
-            self.shelves.keep(sequence.slot, sequence.chain)
+            # An answer's numbers are a prompt's too where both are computed alike: a conversation goes on from it.
+            whole = self.step_of.reads_as_it_writes and sequence.adapter is None
+            self.shelves.keep(sequence.slot, sequence.whole_chain() if whole else sequence.chain, sequence.key)
         self._leave(sequence)
-
-
-def _common(one: list[bytes], other: list[bytes]) -> int:
-    """How many tiles two prompts begin with alike."""
-    # A digest stands for its tile and all before it: the last equal one says all.
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[middle - 1] == other[middle - 1]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -51,6 +51,7 @@ class Sequence:
     def __post_init__(self) -> None:
         self.prompt = list(self.request.prompt_ids)
         salt = self.request.cache_salt + ("" if self.adapter is None else f"\0{self.adapter.salt}")
+        self.salt = salt
         self.chain = digests(self.prompt, salt)
         """What the prompt's full tiles are recognised by."""
         rest = tuple(self.prompt[len(self.chain) * TILE :])
@@ -71,6 +72,10 @@ class Sequence:
     def blocks(self) -> int:
         """Blocks that it needs for what it has, and for the next token."""
         return blocks_of(max(self.read, len(self.prompt)) + 1)
+
+    def whole_chain(self) -> list[bytes]:
+        """What the full tiles of all that was read, the prompt and its answer, are recognised by."""
+        return digests([*self.prompt, *self.ids][: self.read], self.salt, self.chain)
 
     def append(self, token: int, logprob: float, top: dict[int, float]) -> None:
         """Take the next token; sets `finish_reason` when it is the last. A token of -1 stands for scores without

@@ -1,19 +1,21 @@
-"""What the cache keeps of prompts whose requests are finished, for those that begin alike."""
+"""What the cache keeps of prompts, and their answers, whose requests are finished, for those that begin alike."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from hanlin.inference.cache import KVCache, blocks_of
 from hanlin.inference.prefixes import TILE, Prefixes
 
 
 class Shelves:
-    """Slots of the cache that hold beginnings of prompts; they give way when blocks are wanted, the one used longest
+    """Slots of the cache that hold beginnings of texts; they give way when blocks are wanted, the one used longest
     ago first."""
 
     def __init__(self, slots: range, cache: KVCache, prefixes: Prefixes) -> None:
         self._slots, self._cache, self._prefixes = slots, cache, prefixes
+        self._prompts: dict[int, Hashable] = {}
+        """The prompt whose answer each shelf keeps."""
 
     @property
     def blocks(self) -> int:
@@ -29,36 +31,52 @@ class Shelves:
             self._clear(oldest)
         return True
 
-    def keep(self, slot: int, chain: Sequence[bytes]) -> None:
-        """Keep the tiles of a prompt, whose digests are `chain`, out of a slot that is about to be released: in a shelf
-        that holds a beginning of them, in an empty one, or in the one used longest ago. Nothing is kept where running
-        sequences have all the memory."""
+    def keep(self, slot: int, chain: Sequence[bytes], prompt: Hashable) -> None:
+        """Keep the tiles of a text, whose digests are `chain`, out of a slot that is about to be released: in a shelf
+        that holds a beginning of them, in an empty one, or in the one used longest ago. An answer to a prompt takes
+        the place of an earlier one to the same `prompt`, so that many samples take one shelf. Nothing is kept where
+        running sequences have all the memory."""
         if not chain or not self._slots:
             return
-        shelf = max(self._slots, key=lambda one: self._fit(one, chain))
-        fit = self._fit(shelf, chain)
-        if fit < 0:
-            oldest = self._prefixes.oldest(self._slots)
-            assert oldest is not None, "a shelf that is not empty holds tiles"
-            shelf = oldest
-            self._clear(shelf)
+        shelf = self._place(chain, prompt)
+        have = self._prefixes.common(shelf, chain)
         self._prefixes.touch(shelf)
-        if fit == len(chain):
+        if have == len(chain):
             return
-        have, length = max(fit, 0) * TILE, len(chain) * TILE
+        length = len(chain) * TILE
+        if self._cache.held[shelf] > blocks_of(length):
+            # A shorter answer than the one before: what it needs no more is given back.
+            self._clear(shelf)
+            have = 0
         # The slot's own blocks are about to be free.
         if self.make_free(blocks_of(length) - self._cache.held[shelf] - self._cache.held[slot], keep=shelf):
+            self._prefixes.cut(shelf, have)
             self._cache.hold(shelf, length)
-            self._cache.copy(slot, shelf, length, have)
+            self._cache.copy(slot, shelf, length, have * TILE)
             self._prefixes.note(shelf, chain)
+            self._prompts[shelf] = prompt
 
-    def _fit(self, shelf: int, chain: Sequence[bytes]) -> int:
-        """How many tiles of `chain` a shelf holds, where it holds nothing else (0: empty; -1: it holds others)."""
-        held = self._prefixes.tiles(shelf)
-        if held <= len(chain):
-            return held if self._prefixes.begins(shelf, chain) else -1
-        return len(chain) if self._prefixes.covers(shelf, chain) else -1
+    def _place(self, chain: Sequence[bytes], prompt: Hashable) -> int:
+        """The shelf for a text: the one that holds all of it, or the same prompt's, or the longest beginning of it; an
+        empty one; or the one used longest ago, cleared."""
+
+        def fit(shelf: int) -> tuple[int, int]:
+            held, alike = self._prefixes.tiles(shelf), self._prefixes.common(shelf, chain)
+            if alike == len(chain):
+                return 3, 0
+            if self._prompts.get(shelf) == prompt:
+                return 2, 0
+            return (1, held) if alike == held else (0, 0)
+
+        shelf = max(self._slots, key=fit)
+        if fit(shelf) > (0, 0):
+            return shelf
+        oldest = self._prefixes.oldest(self._slots)
+        assert oldest is not None, "a shelf that is not empty holds tiles"
+        self._clear(oldest)
+        return oldest
 
     def _clear(self, shelf: int) -> None:
         self._prefixes.forget(shelf)
+        self._prompts.pop(shelf, None)
         self._cache.release(shelf)

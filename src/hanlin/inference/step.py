@@ -87,6 +87,11 @@ class Step:
         self.blocks = Blocks(model) if self.attention.native and Blocks.can_run(model) else None
         """Steps without adapters go through all blocks at once."""
 
+    @property
+    def reads_as_it_writes(self) -> bool:
+        """Whether a token without an adapter has keys and values with the same bits generated as read in a prompt."""
+        return self.blocks is not None
+
     def _rest_is_alike(self) -> bool:
         """Whether what is not a product gives a row the same bits in any company."""
         if self.adapters is not None and not self.adapters.alike:
