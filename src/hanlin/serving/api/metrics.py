@@ -97,7 +97,7 @@ class _Engines(Collector):
                 ("num_requests_running", "Answers in the making."),
                 ("num_requests_waiting", "Answers that wait for their turn."),
                 ("kv_cache_usage_perc", "Share of the cache's blocks in use, 0 to 1."),
-                ("prefix_cache_usage_perc", "Share that holds prompts of finished requests only, 0 to 1."),
+                ("prefix_cache_usage_perc", "Share that holds texts of finished requests only, 0 to 1."),
             )
         }
         counters = {
