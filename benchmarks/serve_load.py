@@ -7,7 +7,7 @@ from the seed: they ask for chats and plain continuations of all kinds, streamed
 leave while the prompt is read or in the middle of the answer; read nothing; send half a body, or garbage. Every answer
 that is heard to its end is compared, token by token and bit by bit of its log-probabilities, with the same request
 answered alone beforehand. The cache is small, so that answers are set back and go on. At the end nothing may run, wait
-or be held but the prompts that the cache keeps, no thread, descriptor or acknowledged feedback may be lost, and the
+or be held but the texts that the cache keeps, no thread, descriptor or acknowledged feedback may be lost, and the
 server's memory (last quarter of the time against the second) must not have grown. Ends with 1 where any of it fails.
 """
 
@@ -184,7 +184,7 @@ async def settle(port: int, process: int, idle: Sample, report: Report) -> None:
         left = {
             "requests running": found["num_requests_running"],
             "requests waiting": found["num_requests_waiting"],
-            "cache held beyond the prompts that are kept": found["kv_cache_usage_perc"]
+            "cache held beyond the texts that are kept": found["kv_cache_usage_perc"]
             - found["prefix_cache_usage_perc"],
             "descriptors more than before": now.descriptors - idle.descriptors - 12,  # the database's connections
             "threads more than before": now.threads - idle.threads - 40,  # asyncio's and Starlette's pools

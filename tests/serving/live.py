@@ -39,7 +39,7 @@ class Live:
 
     @property
     def model(self) -> LanguageModel:
-        model = self.service.models.choose("tiny").model
+        model = self.service.models.choose("tiny", str).model
         assert model is not None
         return model
 
@@ -52,7 +52,7 @@ class Live:
 
     def quiet(self, seconds: float = 10) -> bool:
         """Whether within some seconds nothing runs, waits or is held any more, and the cache holds no more than the
-        prompts that it keeps."""
+        texts that it keeps."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             busy = any(

@@ -32,7 +32,7 @@ class Script:
     def __init__(self, live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
         self._live = live
         self._parts: Iterator[bytes] = iter(())
-        model = live.service.models.choose("long").model
+        model = live.service.models.choose("long", str).model
         assert model is not None
         monkeypatch.setattr(model.engine, "_token_bytes", lambda token: next(self._parts))
 
@@ -118,7 +118,7 @@ def test_log_probabilities_of_prompts_need_little_memory(live: Live, monkeypatch
         finally:
             reading -= 1
 
-    version = live.service.models.choose("long")
+    version = live.service.models.choose("long", str)
     assert version.model is not None
     size = version.model.config.vocabulary_size
     monkeypatch.setattr(scoring, "LOGIT_BYTES", 4 * size * 50)
@@ -135,7 +135,7 @@ def test_log_probabilities_of_prompts_need_little_memory(live: Live, monkeypatch
 def test_another_keys_prompts_are_not_in_anybodys_cache(keyed_live: tuple[Live, list[str]]) -> None:
     """How soon an answer comes tells nothing about what another key asked."""
     live, secrets = keyed_live
-    version = live.service.models.choose("long")
+    version = live.service.models.choose("long", str)
     assert version.model is not None
     body = {"model": "long", "prompt": [98] * 2000, "max_tokens": 2}
 

@@ -101,11 +101,11 @@ def test_a_kept_version_is_back_without_loading(long_directory: Path, other: Pat
         ModelSettings(path=str(other), name="m", version="2"),
     ]
     with serving(long_directory, models=models) as live:
-        held = live.service.models.choose("m@1").model
+        held = live.service.models.choose("m@1", str).model
         admin(live, "/switch", name="m", version="2", keep=True)
         assert states(live)["1"] == "loaded"
         admin(live, "/rollback", name="m")
-        assert live.service.models.choose("m").model is held
+        assert live.service.models.choose("m", str).model is held
         assert ask(live)["model"] == "m@1"
 
 

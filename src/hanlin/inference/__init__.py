@@ -6,7 +6,7 @@ load.py (chat) ─ engine.py ─┬ driver.py (a thread of its own, for streams)
                             └ scoring.py (log-probabilities of given texts)
 below them: step.py (a step through the model) ─ attention.py ─ plan.py (how it is cut); functions.py, blocks.py (all
 blocks in one call), alike.py (the same bits in any company); cache.py (keys and values) ─ memory.py, prefixes.py (what
-prompts have in common) ─ shelves.py
+texts have in common) ─ shelves.py
 
 directory.py (what lies in a model's directory) · speculation.py (tokens guessed ahead) · samples.py (several answers
 to one prompt) · embeddings.py · adapters.py (LoRA by row)

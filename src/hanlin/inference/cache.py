@@ -57,7 +57,8 @@ class KVCache:
         self.held = [0] * slots
         """Blocks that each slot holds."""
         self._written = [0] * slots
-        """Blocks whose memory each slot has: a free slot keeps it for the next sequence, as long as there is enough."""
+        """Blocks whose memory each slot has: it keeps what it does not hold any more for its next sequence, as long as
+        there is enough."""
         self._reserved: Reserved | None = None
         if Reserved.available(device):
             shape = self._shape(slots, span_of(config.max_positions))
@@ -105,10 +106,14 @@ class KVCache:
         self.held[slot] = 0
 
     def trim(self) -> None:
-        """Give the memory of free slots back to the system."""
-        for slot, written in enumerate(self._written):
-            if written and not self.held[slot]:
+        """Give back to the system what slots have written and do not hold any more."""
+        for slot, (written, held) in enumerate(zip(self._written, self.held)):
+            if written and not held:
                 self.clear(slot)
+            elif written > held and self._reserved is not None:
+                for heads in self.data[slot, :, :, held * BLOCK :].flatten(0, 1):
+                    self._reserved.give_back(heads)
+                self._written[slot] = held
 
     def _grow(self, slots: int, length: int) -> None:
         have_slots, have = self.data.shape[0], self.data.shape[3]

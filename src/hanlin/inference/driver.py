@@ -16,7 +16,7 @@ Listener = Callable[[Sequence, Exception | None], None]
 
 class Driver:
     """Runs the steps of schedulers that `make` gives; a scheduler is kept while there is work, and longer with `keep`
-    (where the weights do not change, so that what it holds of prompts stays true)."""
+    (where the weights do not change, so that what it holds of texts stays true)."""
 
     def __init__(self, make: Callable[[], Scheduler], keep: bool) -> None:
         self._make, self._keep = make, keep

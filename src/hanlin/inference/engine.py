@@ -36,7 +36,8 @@ from hanlin.tokenization import Tokenizer
 MEMORY_SHARE = 0.5
 """Of the free memory, what the cache may take where nothing else is said."""
 SHELVES = 32
-"""Prompts of finished requests that are kept at most, where keeping costs memory only for what is kept."""
+"""Texts of finished requests that are kept at most, where keeping costs memory only for what is kept; or two for each
+answer at once, if that is more: a conversation has one, and waits there for its next turn."""
 
 
 class Engine:
@@ -74,7 +75,7 @@ class Engine:
         `max_batch` requests are answered at once; `prefill_tokens` bounds the tokens of prompts that a step reads;
         `cache_tokens` bounds the tokens whose keys and values are kept (None: what half of the free memory holds).
         `deterministic` None: where it costs nothing. `frozen`: the weights do not change any more, so that what is
-        known of a prompt stays true from call to call. `speculation`: tokens are guessed ahead, from what the prompt
+        known of a text stays true from call to call. `speculation`: tokens are guessed ahead, from what the prompt
         and the answer have said ("lookup") or by a smaller model of the same vocabulary; answers stay the same, and
         come sooner where few are generated at once. `adapters`: LoRA adapters that requests may choose, or (of a model
         in a directory) those of these directories, by name.
@@ -277,7 +278,7 @@ class Engine:
             guesser = Draft(self.speculation, self.max_batch, self.blocks)
         elif self.speculation is not None:
             guesser = Lookup()
-        shelves = SHELVES if keeps else 0
+        shelves = max(SHELVES, 2 * self.max_batch) if keeps else 0
         return Scheduler(self._step, self.max_batch, self.blocks, self.prefill_tokens, shelves, guesser)
 
     @functools.cached_property

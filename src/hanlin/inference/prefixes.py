@@ -1,4 +1,4 @@
-"""Which beginnings of prompts the cache holds, found by their content."""
+"""Which beginnings of texts the cache holds, found by their content."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def common(one: Sequence[bytes], other: Sequence[bytes]) -> int:
 
 
 class Prefixes:
-    """Slots by the beginnings that they hold."""
+    """Slots by the texts that they hold."""
 
     def __init__(self) -> None:
         self._chains: dict[int, list[bytes]] = {}

@@ -1,7 +1,7 @@
 """Who is answered when: continuous batching over the slots and blocks of one cache.
 
 Every step reads the newest token of each sequence that answers, and pieces of the prompts of those that came since.
-Requests join and leave at any step. When memory runs out, what is kept of finished prompts goes first; then the last
+Requests join and leave at any step. When memory runs out, what is kept of finished requests goes first; then the last
 sequence in order is preempted: its keys and values are put aside and put back later, so that it goes on bit by bit as
 if nothing had happened.
 """
@@ -271,8 +271,14 @@ class Scheduler:
                 unread += len(candidate.prompt) - candidate.read
 
     def _has_room(self, sequence: Sequence) -> bool:
+        if not self._free:
+            return False
+        # Of what is kept, what the sequence begins with goes last.
+        found = self.prefixes.find(sequence.chain)
+        if found is not None:
+            self.prefixes.touch(found[0])
         # What runs may want a block each, soon: whoever joins must not be put out again at once.
-        return bool(self._free) and self.shelves.make_free(sequence.blocks + len(self.running))
+        return self.shelves.make_free(sequence.blocks + len(self.running))
 
     def _start(self, sequence: Sequence) -> None:
         sequence.slot = self._free.pop(0)
@@ -351,7 +357,7 @@ class Scheduler:
         if sequence.finish_reason == "error":
             self.cache.clear(sequence.slot)
         else:
-            # An answer's numbers are a prompt's too where both are computed alike: a conversation goes on from it.
+            # Its answer too, where it has the bits of one that is read: a conversation's next turn need not read it.
             whole = self.step_of.reads_as_it_writes and sequence.adapter is None
             self.shelves.keep(sequence.slot, sequence.whole_chain() if whole else sequence.chain, sequence.key)
         self._leave(sequence)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from hanlin.inference.cache import KVCache, blocks_of
+from hanlin.inference.cache import KVCache
 from hanlin.inference.prefixes import TILE, Prefixes
 
 
@@ -22,10 +22,10 @@ class Shelves:
         """Blocks that shelves hold."""
         return sum(self._cache.held[shelf] for shelf in self._slots)
 
-    def make_free(self, count: int, keep: int | None = None) -> bool:
-        """Whether `count` blocks of the cache are free, once shelves are cleared as far as that helps (not `keep`)."""
+    def make_free(self, count: int) -> bool:
+        """Whether `count` blocks of the cache are free, once shelves are cleared as far as that helps."""
         while self._cache.free < count:
-            oldest = self._prefixes.oldest([shelf for shelf in self._slots if shelf != keep])
+            oldest = self._prefixes.oldest(self._slots)
             if oldest is None:
                 return False
             self._clear(oldest)
@@ -34,27 +34,24 @@ class Shelves:
     def keep(self, slot: int, chain: Sequence[bytes], prompt: Hashable) -> None:
         """Keep the tiles of a text, whose digests are `chain`, out of a slot that is about to be released: in a shelf
         that holds a beginning of them, in an empty one, or in the one used longest ago. An answer to a prompt takes
-        the place of an earlier one to the same `prompt`, so that many samples take one shelf. Nothing is kept where
-        running sequences have all the memory."""
+        the place of an earlier one to the same `prompt`, so that many samples take one shelf."""
         if not chain or not self._slots:
             return
         shelf = self._place(chain, prompt)
         have = self._prefixes.common(shelf, chain)
         self._prefixes.touch(shelf)
         if have == len(chain):
+            if self._prefixes.tiles(shelf) == have:
+                self._prompts[shelf] = prompt
             return
+        # Of an earlier answer, what is different goes. The slot's own blocks are about to be free: there is room.
         length = len(chain) * TILE
-        if self._cache.held[shelf] > blocks_of(length):
-            # A shorter answer than the one before: what it needs no more is given back.
-            self._clear(shelf)
-            have = 0
-        # The slot's own blocks are about to be free.
-        if self.make_free(blocks_of(length) - self._cache.held[shelf] - self._cache.held[slot], keep=shelf):
-            self._prefixes.cut(shelf, have)
-            self._cache.hold(shelf, length)
-            self._cache.copy(slot, shelf, length, have * TILE)
-            self._prefixes.note(shelf, chain)
-            self._prompts[shelf] = prompt
+        self._prefixes.cut(shelf, have)
+        self._cache.release(shelf)
+        self._cache.hold(shelf, length)
+        self._cache.copy(slot, shelf, length, have * TILE)
+        self._prefixes.note(shelf, chain)
+        self._prompts[shelf] = prompt
 
     def _place(self, chain: Sequence[bytes], prompt: Hashable) -> int:
         """The shelf for a text: the one that holds all of it, or the same prompt's, or the longest beginning of it; an

@@ -89,7 +89,11 @@ class Step:
 
     @property
     def reads_as_it_writes(self) -> bool:
-        """Whether a token without an adapter has keys and values with the same bits generated as read in a prompt."""
+        """Whether a token without an adapter has keys and values with the same bits generated as read in a prompt.
+
+        Where every part of a block is in C: each gives a row the same bits in any company, and sums attention over the
+        same tiles for one row as for many; beside rows with adapters the same parts are called one by one.
+        """
         return self.blocks is not None
 
     def _rest_is_alike(self) -> bool:

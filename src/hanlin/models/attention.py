@@ -116,7 +116,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, see: Visibility) -> Tensor
     if see.branches is not None:
         return branch_attention(query, key, value, see.branches)
     if see.starts is not None:
-        # On GPUs alone, and only there: it brings torch's compiler with it, a second and a half of every start.
+        # Imported here because only GPUs need it: it brings torch's compiler with it, seconds of every start.
         from torch.nn.attention.varlen import varlen_attn
 
         batch, _, length, _ = query.shape

@@ -94,7 +94,7 @@ class Models:
 
     # ------------------------------------------------------------------ for requests
 
-    def choose(self, model: str, sticky: Callable[[], str] = str) -> Version:
+    def choose(self, model: str, sticky: Callable[[], str]) -> Version:
         """The version that answers to `name` or `name@version`, each perhaps with `+adapter`.
 
         With a canary, `sticky()` (who asks, or what) decides, always alike, whether the plain name means it. Raises

@@ -20,7 +20,7 @@ from hanlin.serving.settings import ServeSettings
 def settings_of(body: Sampling, vocabulary_size: int, key: ApiKey | None) -> dict[str, Any]:
     """The fields of `Request` that a body sets, but the prompt and the number of tokens.
 
-    Requests of different keys share no cached prompts, so that none can find out by the time what another asked.
+    Requests of different keys share no cached texts, so that none can find out by the time what another asked.
     """
     found: dict[str, Any] = {
         "temperature": 1.0 if body.temperature is None else body.temperature,

@@ -225,7 +225,7 @@ def sticky_of(request: HttpRequest, user: str | None, body: BaseModel) -> Callab
         key = key_of(request)
         if key is not None or user:
             return f"{'' if key is None else key.prefix}\0{user or ''}"
-        return hashlib.blake2b(body.model_dump_json().encode(errors="replace"), digest_size=16).hexdigest()
+        return hashlib.blake2b(body.model_dump_json().encode(), digest_size=16).hexdigest()
 
     return sticky
 
