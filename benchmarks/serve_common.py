@@ -161,12 +161,12 @@ def medians(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {name: round(statistics.median(values), 2) for name, values in found.items()}
 
 
-def memory_rate() -> float:
+def memory_rate(device: torch.device = CPU) -> float:
     """Bytes a second that a streaming read of memory gets."""
-    much = torch.ones(1 << 28)
+    much = torch.ones(1 << 28, device=device)
     times: list[float] = []
     for _ in range(8):
         start = now()
-        much.sum()
+        much.sum().item()
         times.append(now() - start)
     return much.nbytes / min(times)

@@ -18,12 +18,12 @@ from hanlin.serving.export.export import export_model
 # transformers ----------------------------------------------------------
 
 
-def transformers_model(directory: Path, dtype: str) -> Any:
+def transformers_model(directory: Path, dtype: str, device: torch.device | str = "cpu") -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype)).to(device).eval()
 
 
 class Padded:
@@ -42,8 +42,14 @@ class Padded:
             padding = [width - len(one.prompt_ids) for one in part]
             ids = torch.tensor([[0] * pad + list(one.prompt_ids) for pad, one in zip(padding, part, strict=True)])
             mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in padding])
+            device = self.model.device
             out = self.model.generate(
-                ids, attention_mask=mask, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0
+                ids.to(device),
+                attention_mask=mask.to(device),
+                max_new_tokens=count,
+                min_new_tokens=count,
+                do_sample=False,
+                pad_token_id=0,
             )
             assert out.shape == (len(part), width + count)
         return new_tokens(requests) / (now() - start)
@@ -53,7 +59,7 @@ class Continuous:
     """transformers' continuous batching. By itself it would take nine tenths of the machine's memory for its cache and
     fill it with zeros first; here the cache has room for what is asked."""
 
-    def __init__(self, model: Any, requests: Sequence[Request]) -> None:
+    def __init__(self, model: Any, requests: Sequence[Request], batch: int = 64) -> None:
         from transformers import ContinuousBatchingConfig, GenerationConfig
 
         page = 32
@@ -61,7 +67,7 @@ class Continuous:
         self.model = model
         self.generation = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0)
         self.batching = ContinuousBatchingConfig(
-            page_size=page, num_blocks=blocks, max_batch_tokens=1024, max_requests_per_batch=64,
+            page_size=page, num_blocks=blocks, max_batch_tokens=1024, max_requests_per_batch=batch,
             allow_block_sharing=False,
         )  # fmt: skip
 
