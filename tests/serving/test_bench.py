@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from hanlin.artifacts import HanlinError, UsageError
 from hanlin.serving.bench import POOL_WORDS, WORDS, BenchSettings, Timing, bench, figures
 from tests.processes import hanlin
 
+P = ParamSpec("P")
 PIECES, FIRST, EACH = 6, 0.2, 0.03
 """A stream: pieces of two tokens each, seconds before the first, and between two"""
 
@@ -125,7 +127,21 @@ def measured(settings: dict[str, Any], **server: Any) -> tuple[dict[str, Any], S
     return asyncio.run(both())
 
 
+def measured_again(test: Callable[P, None]) -> Callable[P, None]:
+    """Up to three times: another process may take the processor for longer than what is compared."""
+
+    @functools.wraps(test)
+    def again(*given: P.args, **named: P.kwargs) -> None:
+        for _ in range(2):
+            with contextlib.suppress(AssertionError):
+                return test(*given, **named)
+        test(*given, **named)
+
+    return again
+
+
 @pytest.mark.parametrize("endpoint", ["chat", "completions"])
+@measured_again
 def test_the_times_are_the_servers(endpoint: str) -> None:
     found, server = measured({"endpoint": endpoint, "num_prompts": 8, "input_len": (10, 30), "output_len": (3, 5)})
     # What the server knows of itself, the trial left out: a busy machine takes its time to send a request.
@@ -173,6 +189,7 @@ def test_at_most_so_many_at_once_and_waiting_does_not_count() -> None:
     assert found["duration"] > 3 * alone and found["p99_e2el_ms"] < 2 * 1000 * alone
 
 
+@measured_again
 def test_arrivals_are_a_poisson_process() -> None:
     found, server = measured({"num_prompts": 40, "request_rate": 40.0, "seed": 3})
     gaps = np.diff(server.arrived[1:])
