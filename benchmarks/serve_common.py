@@ -122,6 +122,14 @@ def new_tokens(requests: Sequence[Request]) -> int:
     return sum(request.max_new_tokens for request in requests)
 
 
+def answer_rate(engine: Engine, requests: list[Request]) -> float:
+    """Output tokens a second, prompts included."""
+    start = now()
+    done = sum(len(one.ids) for one in engine.generate(requests))
+    assert done == new_tokens(requests)
+    return done / (now() - start)
+
+
 def decode_rate(engine: Engine, requests: Sequence[Request]) -> float:
     """Tokens a second from the step after which every request has its first token; prompts are read before."""
     scheduler = engine._make_scheduler()

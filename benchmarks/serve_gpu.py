@@ -25,7 +25,7 @@ from typing import Any
 
 import serve_common as common
 import torch
-from serve_common import medians, mixed, new_tokens, now, race, ratio, report, say
+from serve_common import medians, mixed, race, ratio, report, say
 from serve_peers import Continuous, Padded, transformers_model
 
 from hanlin.inference import Engine, Request
@@ -47,13 +47,6 @@ def _allowed(config: ModelConfig, requests: list[Request], batch: int, weights: 
     """Tokens a second."""
     length = statistics.mean(len(one.prompt_ids) + one.max_new_tokens / 2 for one in requests)
     return batch * rate / (weights + batch * length * bytes_a_position(config, torch.bfloat16))
-
-
-def _answer(engine: Engine, requests: list[Request]) -> float:
-    start = now()
-    done = sum(len(one.ids) for one in engine.generate(requests))
-    assert done == new_tokens(requests)
-    return done / (now() - start)
 
 
 def main() -> None:
@@ -86,7 +79,7 @@ def main() -> None:
             continuous = Continuous(transformers_model(directory, "bfloat16", device), requests, batch)
             padded = Padded(transformers_model(directory, "bfloat16", device), batch)
             contestants: dict[str, Callable[[], float]] = {
-                "hanlin": partial(_answer, engine, requests),
+                "hanlin": partial(common.answer_rate, engine, requests),
                 "continuous": partial(continuous, requests),
                 "generate": partial(padded, requests),
             }

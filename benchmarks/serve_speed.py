@@ -88,7 +88,7 @@ class Bench:
         requests = mixed(self.count, 1)
         contestants: dict[str, Callable[[], float]] = {}
         for dtype in self.options.dtype:
-            contestants[f"hanlin {dtype}"] = partial(_answer, self.engine(dtype), requests)
+            contestants[f"hanlin {dtype}"] = partial(common.answer_rate, self.engine(dtype), requests)
         plain = [dtype for dtype in ("float32", "bfloat16") if dtype in self.options.dtype] or ["bfloat16"]
         for dtype in plain:
             # Continuous batching changes the model that it is given: each way has one of its own.
@@ -278,13 +278,6 @@ LLAMA_QUICK = ModelConfig.model_validate(
         "head_dim": 64,
     }
 )
-
-
-def _answer(engine: Engine, requests: list[Request]) -> float:
-    start = now()
-    done = sum(len(one.ids) for one in engine.generate(requests))
-    assert done == new_tokens(requests)
-    return done / (now() - start)
 
 
 PARTS: dict[str, Callable[[Bench], Result]] = {

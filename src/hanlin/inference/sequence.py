@@ -50,12 +50,12 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.prompt = list(self.request.prompt_ids)
-        salt = self.request.cache_salt + ("" if self.adapter is None else f"\0{self.adapter.salt}")
-        self.salt = salt
-        self.chain = digests(self.prompt, salt)
+        self.salt = self.request.cache_salt + ("" if self.adapter is None else f"\0{self.adapter.salt}")
+        """Keeps what is known of owners and adapters apart."""
+        self.chain = digests(self.prompt, self.salt)
         """What the prompt's full tiles are recognised by."""
         rest = tuple(self.prompt[len(self.chain) * TILE :])
-        self.key = (self.chain[-1] if self.chain else salt, rest)
+        self.key = (self.chain[-1] if self.chain else self.salt, rest)
         """Equal for equal prompts of equal owners."""
 
     @property
