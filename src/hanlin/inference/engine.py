@@ -26,6 +26,7 @@ from hanlin.inference.runner import Runner
 from hanlin.inference.sampling import SamplingState, check_sampling
 from hanlin.inference.scheduler import Load, Scheduler
 from hanlin.inference.sequence import Sequence as Running
+from hanlin.inference.sequence import Told
 from hanlin.inference.speculation import Draft, Guesser, Lookup
 from hanlin.inference.step import Step
 from hanlin.inference.text import TextStream, find_stop
@@ -160,12 +161,12 @@ class Engine:
         return self._search_pieces(sequence) if _alone(sequence) else self._iterate(sequence)
 
     def _iterate(self, sequence: Running) -> Iterator[Delta]:
-        told = _Told(sequence)
+        told = Told(sequence)
         for _ in self._advance([sequence]):
             yield told.next(self._completed)
 
     def _search_pieces(self, sequence: Running) -> Iterator[Delta]:
-        told = _Told(sequence)
+        told = Told(sequence)
         for completion in self._search(sequence):
             piece = told.next(None)
             piece.completion = completion
@@ -185,7 +186,7 @@ class Engine:
             return
         driver, loop = self._drive(), asyncio.get_running_loop()
         pieces: asyncio.Queue[Delta | Exception] = asyncio.Queue()
-        told = _Told(sequence)
+        told = Told(sequence)
 
         def hear(one: Running, error: Exception | None) -> None:
             piece = told.next(None) if error is None else error
@@ -426,26 +427,6 @@ class Engine:
         if sequence.finish_reason is None:
             sequence.finish_reason = found.finish_reason
         return self._completed(sequence)
-
-
-class _Told:
-    """How much of a sequence's answer its listener knows."""
-
-    def __init__(self, sequence: Running) -> None:
-        self.sequence, self.pieces, self.tokens = sequence, 0, 0
-
-    def next(self, complete: Callable[[Running], Completion] | None) -> Delta:
-        """What is new."""
-        one, pieces, tokens = self.sequence, self.pieces, self.tokens
-        self.pieces, self.tokens = len(one.pieces), len(one.ids)
-        return Delta(
-            text="".join(one.pieces[pieces:]),
-            ids=one.ids[tokens:],
-            logprobs=one.logprobs[tokens:],
-            top_logprobs=one.top_logprobs[tokens:],
-            finish_reason=one.finish_reason,
-            completion=complete(one) if complete is not None and one.finish_reason is not None else None,
-        )
 
 
 def _alone(sequence: Running) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -11,7 +12,7 @@ from hanlin.inference.cache import blocks_of
 from hanlin.inference.prefixes import TILE, digests
 from hanlin.inference.sampling import NOT_NUMBERS, SamplingState
 from hanlin.inference.text import TextStream
-from hanlin.inference.types import Completion, FinishReason, Request
+from hanlin.inference.types import Completion, Delta, FinishReason, Request
 
 
 @dataclass(eq=False)
@@ -110,4 +111,24 @@ class Sequence:
             processed_logprobs=self.sampling.processed_logprobs if self.request.processed_logprobs else None,
             top_logprobs=self.top_logprobs,
             prompt_tokens=len(self.prompt),
+        )
+
+
+class Told:
+    """How much of a sequence's answer its listener knows."""
+
+    def __init__(self, sequence: Sequence) -> None:
+        self.sequence, self.pieces, self.tokens = sequence, 0, 0
+
+    def next(self, complete: Callable[[Sequence], Completion] | None) -> Delta:
+        """What is new since the last call; `complete` makes the completion that comes with the last piece."""
+        one, pieces, tokens = self.sequence, self.pieces, self.tokens
+        self.pieces, self.tokens = len(one.pieces), len(one.ids)
+        return Delta(
+            text="".join(one.pieces[pieces:]),
+            ids=one.ids[tokens:],
+            logprobs=one.logprobs[tokens:],
+            top_logprobs=one.top_logprobs[tokens:],
+            finish_reason=one.finish_reason,
+            completion=complete(one) if complete is not None and one.finish_reason is not None else None,
         )
